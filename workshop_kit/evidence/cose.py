@@ -1,0 +1,118 @@
+"""COSE_Sign1, the signed envelope of an attestation document (RFC 9052, 4.2; RFC 9053, 2.1 for ECDSA).
+
+This file takes the algorithm from its caller. The message names one too, but a verifier that believes the message lets
+the sender choose how he is checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
+from workshop_kit.errors import MalformedEvidenceError
+from workshop_kit.evidence import cbor
+
+MAX_SIZE = 32 * 1024
+"""Bytes of an envelope that are still read: twice the largest payload that the NSM allows (NSM API 3.1: 16384)."""
+
+_TAG_18 = 0xD2
+_ARRAY_OF_FOUR = 0x84
+
+
+class Algorithm(Enum):
+    """ECDSA in COSE: identifier, curve, digest (RFC 9053, 2.1), with the curve fixed as RFC 9053 recommends."""
+
+    ES256 = (-7, ec.SECP256R1(), hashes.SHA256())
+    ES384 = (-35, ec.SECP384R1(), hashes.SHA384())
+    ES512 = (-36, ec.SECP521R1(), hashes.SHA512())
+
+    def __init__(self, identifier: int, curve: ec.EllipticCurve, digest: hashes.HashAlgorithm) -> None:
+        self.curve = curve
+        self.width = (curve.key_size + 7) // 8
+        self.ecdsa = ec.ECDSA(digest, deterministic_signing=True)
+        self.protected = cbor.encode({1: identifier})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign1:
+    """A COSE_Sign1 as received. Nothing has been verified; `unprotected` never will be, the signature leaves it out."""
+
+    protected: bytes
+    unprotected: dict[cbor.Key, cbor.Value]
+    payload: bytes
+    signature: bytes
+
+    def verifies(self, key: ec.EllipticCurvePublicKey, algorithm: Algorithm, *, external_aad: bytes = b"") -> bool:
+        """Whether `signature` is `key`'s over the protected header and the payload, under the caller's `algorithm`.
+
+        Not guaranteed: that the protected header names that algorithm; compare it with `algorithm.protected` first.
+        There is no low-S rule: half of all genuine documents have s > n/2, so (r, n - s) verifies as well and a
+        document's bytes are no identifier.
+        """
+        der = signature_to_der(self.signature, algorithm)
+        if der is None or not isinstance(key.curve, type(algorithm.curve)):
+            return False
+        try:
+            key.verify(der, to_be_signed(self.protected, self.payload, external_aad), algorithm.ecdsa)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def read_sign1(data: bytes) -> Sign1:
+    """Read a COSE_Sign1, tagged with 18 or untagged (RFC 9052, 2).
+
+    Raises:
+        MalformedEvidenceError: with `.check` 1; the bytes are no COSE_Sign1, or not in the accepted encoding.
+    """
+    try:
+        return _read_sign1(data)
+    except MalformedEvidenceError as error:
+        error.check = 1
+        raise
+
+
+def _read_sign1(data: bytes) -> Sign1:
+    _expect(len(data) <= MAX_SIZE, f"at most {MAX_SIZE} bytes", f"{len(data)} bytes")
+    body = data[1:] if data[:1] == bytes([_TAG_18]) else data
+    _expect(bool(body), "a COSE_Sign1", "no bytes")
+    _expect(body[0] == _ARRAY_OF_FOUR, "an array of 4 (0x84), untagged or under tag 18", f"0x{body[0]:02x}")
+    parts = cbor.decode(body)
+    assert isinstance(parts, list)  # its first byte said so
+    for part, name in zip(parts, ("protected header", "", "payload", "signature"), strict=True):
+        _expect(not name or isinstance(part, bytes), f"a byte string as {name}", type(part).__name__)
+    protected, unprotected, payload, signature = parts
+    _expect(isinstance(unprotected, dict), "a map as unprotected header", type(unprotected).__name__)
+    return Sign1(protected=protected, unprotected=unprotected, payload=payload, signature=signature)  # type: ignore[arg-type]
+
+
+def _expect(condition: bool, expected: str, actual: str) -> None:
+    if not condition:
+        message = f"not a COSE_Sign1: expected {expected}, got {actual}"
+        raise MalformedEvidenceError(message, check=1, expected=expected, actual=actual)
+
+
+def to_be_signed(protected: bytes, payload: bytes, external_aad: bytes = b"") -> bytes:
+    """The Sig_structure that the signature covers, with `protected` as received and not re-encoded (RFC 9052, 4.4)."""
+    return cbor.encode(["Signature1", protected, external_aad, payload])
+
+
+def sign1(payload: bytes, key: ec.EllipticCurvePrivateKey, algorithm: Algorithm) -> bytes:
+    """`payload` signed, untagged and with an empty unprotected header: the form of genuine attestation documents."""
+    der = key.sign(to_be_signed(algorithm.protected, payload), algorithm.ecdsa)
+    r, s = decode_dss_signature(der)
+    signature = r.to_bytes(algorithm.width, "big") + s.to_bytes(algorithm.width, "big")
+    return cbor.encode([algorithm.protected, {}, payload, signature])
+
+
+def signature_to_der(signature: bytes, algorithm: Algorithm) -> bytes | None:
+    """`r || s` (RFC 9053, 2.1) as the DER that OpenSSL reads; None where the length or a number's range is wrong."""
+    width = algorithm.width
+    r, s = int.from_bytes(signature[:width], "big"), int.from_bytes(signature[width:], "big")
+    in_range = 0 < r < algorithm.curve.group_order and 0 < s < algorithm.curve.group_order
+    return encode_dss_signature(r, s) if in_range and len(signature) == 2 * width else None

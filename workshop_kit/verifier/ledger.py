@@ -1,0 +1,253 @@
+"""The ledger of an appraisal: ten numbered checks, each with what was expected, what came, and what it keeps out.
+
+The numbers are the same here, in SPEC.md, in the tests and in the notebooks. 1 to 5 are gates: the first failure ends
+them. Rules of consistency stand beside the check they belong to, as 3a or 5b, and their failure fails that check too.
+6 to 10 are claims, all evaluated and reported together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from workshop_kit.errors import AppraisalError
+from workshop_kit.evidence.document import AttestationDocument
+
+Number: TypeAlias = int | str
+
+
+class Outcome(Enum):
+    """What became of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_EVALUATED = "not evaluated"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check as it stands in every ledger: its name, its source, and what an attacker gains where it is skipped."""
+
+    name: str
+    reference: str
+    if_skipped: str
+
+
+RULES: dict[Number, Rule] = {
+    1: Rule(
+        "envelope is COSE_Sign1",
+        "RFC 9052, 4.2; NSM attestation process, 3.1",
+        "bytes that two programs read differently: one checks a signature over this, the other acts on that.",
+    ),
+    2: Rule(
+        "algorithm is ES384",
+        "RFC 9052, 3.1; NSM attestation process, 3.1",
+        "the sender chooses how he is checked, down to an algorithm that he can forge.",
+    ),
+    3: Rule(
+        "document is complete",
+        "NSM attestation process, 2.2 and 3.2.2",
+        "a field given twice or left out: the check reads one value, the program another.",
+    ),
+    "3a": Rule(
+        "an enclave's document",
+        "AWS EC2 User Guide, NitroTPM attestation",
+        "an ordinary instance with a NitroTPM passes for an enclave: same root, other meaning of its PCRs.",
+    ),
+    4: Rule(
+        "key is endorsed",
+        "NSM attestation process, 3.2.3; RFC 5280, 6.1",
+        "anybody makes a root that bears the right names, and signs what he likes.",
+    ),
+    5: Rule(
+        "signature verifies",
+        "RFC 9052, 4.4; RFC 9053, 2.1",
+        "anybody edits the document on its way: PCRs, key and nonce included.",
+    ),
+    "5a": Rule(
+        "leaf is the module's",
+        "observed on 114 genuine documents",
+        "a key endorsed for one enclave speaks in another's name.",
+    ),
+    "5b": Rule(
+        "PCR4 is the instance's",
+        "AWS Nitro Enclaves User Guide, PCR4; observed on 113 genuine documents",
+        "a document whose parts speak of two parent instances.",
+    ),
+    "5c": Rule(
+        "signed in the leaf's life",
+        "observed on 114 genuine documents",
+        "a key kept beyond its three hours signs documents that look old, or yet to come.",
+    ),
+    6: Rule(
+        "nonce is the challenge",
+        "RFC 9334, 10; NSM attestation process, 2.2",
+        "anyone on the path can put you back into an old session, key and counters included.",
+    ),
+    7: Rule(
+        "age",
+        "RFC 9334, 10",
+        "a document recorded before the enclave was replaced or its flaw known still opens doors.",
+    ),
+    8: Rule(
+        "not in debug mode",
+        "AWS Nitro Enclaves User Guide, debug mode",
+        "the operator reads the enclave's console, and every image has the same zero PCRs.",
+    ),
+    9: Rule(
+        "PCRs are the reference values",
+        "RFC 9334, 8.3; AWS Nitro Enclaves User Guide, PCRs",
+        "a genuine enclave that runs a thief's program is welcome.",
+    ),
+    10: Rule(
+        "key is the handshake's",
+        "SPEC.md, H-7",
+        "a genuine document about somebody else's session is shown to you: the key in yours is not the enclave's.",
+    ),
+}
+"""In the order of a ledger."""
+
+GATES: tuple[Number, ...] = (1, 2, 3, "3a", 4, 5, "5a", "5b", "5c")
+
+
+def parent_check(number: Number) -> int:
+    """The check that a rule of consistency belongs to, 5 for "5a"; a check is its own."""
+    return number if isinstance(number, int) else int(number[:-1])
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a ledger."""
+
+    number: Number
+    outcome: Outcome
+    expected: str
+    actual: str
+    explanation: str = ""
+
+    @property
+    def rule(self) -> Rule:
+        return RULES[self.number]
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+    @property
+    def reference(self) -> str:
+        """The source that demands the check."""
+        return self.rule.reference
+
+    @property
+    def if_skipped(self) -> str:
+        """What an attacker gains where a verifier leaves the check out."""
+        return self.rule.if_skipped
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome is Outcome.FAILED
+
+    def as_dict(self) -> dict[str, Number]:
+        """The members that `workshop verify --json` prints."""
+        return {
+            "number": self.number,
+            "name": self.name,
+            "outcome": self.outcome.value,
+            "expected": self.expected,
+            "actual": self.actual,
+            "explanation": self.explanation,
+            "reference": self.reference,
+            "if_skipped": self.if_skipped,
+        }
+
+    def __str__(self) -> str:
+        line = f"{self.number!s:>3}  {self.name:<30} {self.outcome.value}"
+        if self.outcome is Outcome.PASSED and not self.explanation:
+            return line
+        detail = [f"expected {self.expected}; got {self.actual}"] if self.failed else []
+        detail += [self.explanation] if self.explanation else []
+        detail += [f"If this check is skipped: {self.if_skipped}"] if self.failed else []
+        return "\n".join([line, *(f"       {text}" for text in detail)])
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a document says, after an appraisal has affirmed it.
+
+    Not guaranteed: that the measured program is right, or that its operator delivers your bytes. Affirmed evidence says
+    which program, on whose word, and when.
+    """
+
+    document: AttestationDocument
+
+    @property
+    def pcrs(self) -> dict[int, bytes]:
+        return dict(self.document.pcrs)
+
+    @property
+    def user_data(self) -> bytes | None:
+        return self.document.user_data
+
+
+@dataclass(frozen=True)
+class AppraisalResult:
+    """The outcome of one appraisal: the ledger, and the claims for those whom it affirms."""
+
+    checks: tuple[Check, ...]
+    affirmed: bool
+    document: AttestationDocument | None
+    """The document as read, unverified; None where the bytes hold none. For explaining a refusal, never for use."""
+
+    @property
+    def claims(self) -> Claims:
+        """The verified claims.
+
+        Raises:
+            AppraisalError: unless the result affirms.
+        """
+        if not self.affirmed or self.document is None:
+            raise AppraisalError(self.summary, result=self)
+        return Claims(self.document)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed, in the ledger's order."""
+        return tuple(check for check in self.checks if check.failed)
+
+    def __getitem__(self, number: Number) -> Check:
+        return next(check for check in self.checks if check.number == number)
+
+    @property
+    def summary(self) -> str:
+        """One line: affirmed, or the first failure with expected and actual."""
+        if self.affirmed:
+            return "affirmed: every check that the policy requires passed"
+        if not self.failed:
+            missing = [check for check in self.checks if check.outcome is Outcome.NOT_EVALUATED and check.number == 9]
+            return f"not affirmed: {missing[0].explanation if missing else 'a required check was not evaluated'}"
+        worst = self._telling()
+        others = ", ".join(str(check.number) for check in self.failed if check.number not in GATES and check != worst)
+        text = f"refused by check {worst.number}{f' (and {others})' if others else ''}, {worst.name}: "
+        text += f"expected {worst.expected}; got {worst.actual}"
+        return f"{text}. {worst.explanation}" if worst.explanation else text
+
+    def _telling(self) -> Check:
+        """The failure to name first: of a check and the rule beside it, the rule."""
+        first, *others = self.failed
+        beside = [
+            check for check in others if isinstance(check.number, str) and parent_check(check.number) == first.number
+        ]
+        return beside[0] if beside else first
+
+    def to_json(self) -> str:
+        """The object that `workshop verify --json` prints: `affirmed` and `checks`."""
+        checks = [check.as_dict() for check in self.checks]
+        return json.dumps({"affirmed": self.affirmed, "checks": checks}, indent=2, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        verdict = "affirmed" if self.affirmed else self.summary
+        if self.document is not None and self.document.is_simulated:
+            verdict += "\nSimulated evidence: no hardware stands behind it."
+        return "\n".join([*(str(check) for check in self.checks), verdict])

@@ -1,0 +1,104 @@
+"""Reference values: the PCRs that somebody who read the source computed for it, and what a difference means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from workshop_kit.errors import WorkshopKitError
+from workshop_kit.evidence import pcr
+
+IMAGE_PCRS = (0, 1, 2)
+"""The PCRs that together say which image runs. One alone leaves the boundary between its parts open."""
+
+_MEANING = {
+    frozenset({0, 2}): "PCR0 and PCR2 differ, PCR1 agrees: same base image, another application.",
+    frozenset({0, 1}): "PCR0 and PCR1 differ, PCR2 agrees: same application, another base image.",
+    frozenset({0, 1, 2}): "PCR0, PCR1 and PCR2 differ: another image altogether.",
+    frozenset(
+        {1, 2}
+    ): "PCR1 and PCR2 differ, PCR0 agrees: the same bytes, divided differently into base and application.",
+    frozenset(
+        {0}
+    ): "PCR0 differs though PCR1 and PCR2 agree: the reference values stem from two builds, or have a typo.",
+}
+
+
+@dataclass(frozen=True)
+class ReferenceValues:
+    """PCRs to compare with: index to 48 bytes. PCR0, 1 and 2 are always among them.
+
+    Raises:
+        WorkshopKitError: an index is no PCR's, a value is not 48 bytes, or one of PCR0, 1 and 2 is missing.
+    """
+
+    pcrs: Mapping[int, bytes]
+
+    def __post_init__(self) -> None:
+        missing = [f"PCR{index}" for index in IMAGE_PCRS if index not in self.pcrs]
+        if missing:
+            raise WorkshopKitError(
+                f"reference values need PCR0, PCR1 and PCR2 together, {' and '.join(missing)} missing: "
+                "one of them alone does not say which image runs"
+            )
+        for index, value in self.pcrs.items():
+            if not 0 <= index < pcr.COUNT or len(value) != pcr.SIZE:
+                raise WorkshopKitError(f"reference value PCR{index}: expected 48 bytes, got {len(value)}")
+
+    @classmethod
+    def from_hex(cls, values: Mapping[int, str]) -> ReferenceValues:
+        """From hexadecimal digits by index, as a command line or a published file has them."""
+        return cls({index: _from_hex(index, text) for index, text in values.items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> ReferenceValues:
+        """From a published file: `{"Measurements": {"PCR0": "…", "PCR1": "…", "PCR2": "…"}}`, as describe-eif prints.
+
+        Raises:
+            WorkshopKitError: the text has not that form.
+        """
+        try:
+            measurements = json.loads(text)["Measurements"]
+            values = {int(name[3:]): value for name, value in measurements.items() if name.startswith("PCR")}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise WorkshopKitError('reference values: expected JSON with "Measurements" and PCRs in it') from None
+        return cls.from_hex(values)
+
+    def to_json(self) -> str:
+        """The published form; `from_json` reads it."""
+        measurements = {"HashAlgorithm": "Sha384 { ... }"}
+        measurements |= {f"PCR{index}": value.hex() for index, value in sorted(self.pcrs.items())}
+        return json.dumps({"Measurements": measurements}, indent=2) + "\n"
+
+    def differing(self, pcrs: Mapping[int, bytes]) -> tuple[int, ...]:
+        """The indices whose value in `pcrs` is another or absent. A zero reference value is compared, not skipped."""
+        return tuple(index for index, value in sorted(self.pcrs.items()) if pcrs.get(index) != value)
+
+    def explain(self, differing: tuple[int, ...]) -> str:
+        """What the difference means to a person, one sentence for the image and one for each other PCR."""
+        sentences = [_MEANING.get(image, _mixed(image))] if (image := frozenset(differing) & {0, 1, 2}) else []
+        sentences += [f"PCR{index} differs: {_OTHERS.get(index, 'another value')}." for index in differing if index > 2]
+        return " ".join(sentences)
+
+
+_OTHERS = {
+    3: "the parent instance has another IAM role",
+    4: "another parent instance",
+    8: "the image is signed with another certificate, or not signed",
+    16: "other users or another runtime configuration",
+}
+
+
+def _mixed(image: frozenset[int]) -> str:
+    names = " and ".join(f"PCR{index}" for index in sorted(image))
+    return f"{names} differs though PCR0 agrees: the reference values stem from two builds, or have a typo."
+
+
+def _from_hex(index: int, text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except (ValueError, TypeError):
+        raise WorkshopKitError(
+            f"reference value PCR{index}: expected 96 hexadecimal digits, got {text!r:.40}"
+        ) from None
