@@ -1,0 +1,153 @@
+"""What one record says: the head of a request or response, a piece of its body, and whether it is the last.
+
+This file knows no key. A record's plaintext is
+
+    flags, 1 byte      1: a head follows; 2: this record ends the message
+    length, 4 bytes    of the head, where there is one
+    head               fields separated by NUL: method, target, then name, value, name, value...
+                       or status, then name, value...
+    data               the rest
+
+HTTP allows NUL in no field, so a head splits in one way only: what the proxy allows is what the app is given.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
+
+Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Names in lower case and values, in order, duplicates kept."""
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a head: as much as common HTTP servers take."""
+
+MAX_DATA = 256 * 1024
+"""Bytes of body in one record. Larger pieces are cut; a record is opened only when it is whole."""
+
+MAX_PLAINTEXT = 1 + 4 + MAX_HEAD + MAX_DATA
+
+_HEAD, _END = 1, 2
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
+_TARGET = re.compile(rb"(?:/[!-~]*|\*)")  # origin-form or asterisk-form in visible ASCII (RFC 9112, 3.2)
+_VALUE = re.compile(rb"[\t -~\x80-\xff]*")  # RFC 9110, 5.5
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """`target` is the path with its query as the client wrote it, percent-encoding kept."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+
+
+@dataclass(frozen=True)
+class ResponseHead:
+    status: int
+    headers: Headers
+
+
+Head: TypeAlias = RequestHead | ResponseHead
+
+
+@dataclass(frozen=True)
+class Record:
+    """A piece of a message: its head in the first one, data in any, `end` on the last."""
+
+    head: Head | None = None
+    data: bytes = b""
+    end: bool = False
+
+
+def encode_record(record: Record) -> bytes:
+    """The plaintext of `record`.
+
+    Raises:
+        LocalProtocolError: head or data is beyond its limit, or a field holds what HTTP does not allow.
+    """
+    if len(record.data) > MAX_DATA:
+        raise LocalProtocolError(f"expected at most {MAX_DATA} bytes of data in a record, got {len(record.data)}")
+    end = _END if record.end else 0
+    if record.head is None:
+        return bytes([end]) + record.data
+    head = _encode_head(record.head)
+    return bytes([_HEAD | end]) + len(head).to_bytes(4, "big") + head + record.data
+
+
+def _encode_head(head: Head) -> bytes:
+    first = (head.method, head.target) if isinstance(head, RequestHead) else (str(head.status).encode(),)
+    encoded = b"\0".join([*first, *(part for header in head.headers for part in header)])
+    try:
+        if isinstance(head, RequestHead):
+            _read_request(encoded)
+        else:
+            _read_response(encoded)
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(str(error)) from None
+    return encoded
+
+
+def decode_request_record(plaintext: bytes) -> Record:
+    """A record of a request.
+
+    Raises:
+        RemoteProtocolError: the peer sealed what SPEC.md does not allow.
+    """
+    head, data, end = _split(plaintext)
+    return Record(None if head is None else _read_request(head), data, end)
+
+
+def decode_response_record(plaintext: bytes) -> Record:
+    """A record of a response.
+
+    Raises:
+        RemoteProtocolError: the peer sealed what SPEC.md does not allow.
+    """
+    head, data, end = _split(plaintext)
+    return Record(None if head is None else _read_response(head), data, end)
+
+
+def _split(plaintext: bytes) -> tuple[bytes | None, bytes, bool]:
+    flags = plaintext[0] if plaintext else 0xFF
+    if flags > _HEAD | _END:
+        raise RemoteProtocolError(f"expected a record's flags, 0 to 3, got {flags}")
+    if not flags & _HEAD:
+        return None, plaintext[1:], bool(flags & _END)
+    length = int.from_bytes(plaintext[1:5], "big")
+    if len(plaintext) < 5 + length:
+        raise RemoteProtocolError(f"expected a head of {length} bytes, got {max(0, len(plaintext) - 5)}")
+    return plaintext[5 : 5 + length], plaintext[5 + length :], bool(flags & _END)
+
+
+def _read_request(head: bytes) -> RequestHead:
+    method, *rest = head.split(b"\0")
+    if len(rest) % 2 == 0:
+        raise RemoteProtocolError("expected method, target and pairs of name and value in a head, got an odd field")
+    target, headers = rest[0], _headers(head, rest[1:])
+    if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
+        raise RemoteProtocolError(f"expected a method and a target, got {method[:40]!r} and {target[:80]!r}")
+    return RequestHead(method, target, headers)
+
+
+def _read_response(head: bytes) -> ResponseHead:
+    status, *rest = head.split(b"\0")
+    if len(rest) % 2:
+        raise RemoteProtocolError("expected status and pairs of name and value in a head, got an odd field")
+    if not (len(status) == 3 and status.isdigit() and status[:1] in b"12345"):
+        raise RemoteProtocolError(f"expected a status from 100 to 599, got {status[:20]!r}")
+    return ResponseHead(int(status), _headers(head, rest))
+
+
+def _headers(head: bytes, fields: list[bytes]) -> Headers:
+    if len(head) > MAX_HEAD:
+        raise RemoteProtocolError(f"expected a head of at most {MAX_HEAD} bytes, got {len(head)}")
+    headers = tuple((name.lower(), value) for name, value in zip(fields[::2], fields[1::2], strict=True))
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise RemoteProtocolError(f"expected a header that HTTP allows, got {name[:40]!r}: {value[:40]!r}")
+    return headers

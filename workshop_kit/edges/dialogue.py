@@ -1,0 +1,158 @@
+"""The client's two dialogues over the carrier, a handshake and an exchange, as bytes out and bytes in.
+
+The sync and the async client drive the same objects; only how they wait for a socket differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from workshop_kit.channel.client_handshake import ClientHandshake
+from workshop_kit.channel.framing import Record, RequestHead
+from workshop_kit.channel.session import ClientSession
+from workshop_kit.edges import carrier
+from workshop_kit.edges.message import MessageOpener, MessageSealer, content_length
+from workshop_kit.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
+from workshop_kit.evidence.cose import MAX_SIZE
+from workshop_kit.verifier import AppraisalResult
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the enclave's parent instance, or a load balancer before it, listens."""
+
+    host: str
+    port: int
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str, port: int | None = None) -> Endpoint:
+        """From `http://host:port` or `https://host`; `port` overrides the URL's.
+
+        Raises:
+            LocalProtocolError: this is no such URL.
+        """
+        try:
+            parts = urlsplit(url)
+            number = port or parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            parts, number = urlsplit(""), 0
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise LocalProtocolError(f"expected a URL such as http://127.0.0.1:8080, got {url!r}")
+        return cls(parts.hostname, number, parts.scheme == "https")
+
+    @property
+    def authority(self) -> str:
+        """The value of a Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class HandshakeDialogue:
+    """Send `request()`, give what comes to `receive()` until it returns an affirming result."""
+
+    def __init__(self, handshake: ClientHandshake, endpoint: Endpoint) -> None:
+        self._handshake = handshake
+        self._endpoint = endpoint
+        self._response = carrier.CarrierResponse()
+        self._body = b""
+
+    def request(self) -> bytes:
+        hello = self._handshake.hello()
+        head = carrier.request_head(carrier.HELLO_PATH, self._endpoint.authority, carrier.HELLO_TYPE, len(hello))
+        return head + hello
+
+    def receive(self, data: bytes, *, now: datetime) -> AppraisalResult | None:
+        """The affirming result, or None while the answer is incomplete.
+
+        Raises:
+            AppraisalError: the evidence is refused.
+            AccessDeniedError: the enclave, or somebody before it, does not let this user in.
+            RemoteProtocolError: the answer is not the enclave proxy's.
+        """
+        self._body += self._response.receive(data)
+        if len(self._body) > 2 * MAX_SIZE:
+            raise RemoteProtocolError(f"expected evidence of at most {MAX_SIZE} bytes, got more")
+        if not self._response.complete:
+            return None
+        if self._response.status in (401, 403):
+            # A refusal is nobody's word: whoever carries the bytes can say it too.
+            raise AccessDeniedError(f"not let in: {self._response.refusal(self._body)}", status=self._response.status)
+        if self._response.status != 200:
+            raise RemoteProtocolError(f"expected an enclave's evidence, got {self._response.refusal(self._body)}")
+        return self._handshake.receive_evidence(self._body, now=now)
+
+    @property
+    def reusable(self) -> bool:
+        return self._response.reusable
+
+
+class ExchangeDialogue:
+    """One request and its response. Send `start()`, `piece()`s and `finish()`; give what comes to `receive()`."""
+
+    def __init__(self, session: ClientSession, head: RequestHead, endpoint: Endpoint) -> None:
+        exchange = session.exchange()
+        self._length = content_length(head.headers)
+        self._sealer = MessageSealer(exchange.sealer, head, length=self._length)
+        self._opener = MessageOpener(exchange.opener)
+        self._response = carrier.CarrierResponse()
+        self._path = carrier.exchange_path(session.session_id, exchange.stream)
+        self._endpoint = endpoint
+        self._refusal = b""
+
+    def whole(self, body: bytes = b"") -> bytes:
+        """The request with all of its body, as one carrier request of known length."""
+        records = self._sealer.seal(body, end=True)
+        return self._head(len(records)) + records
+
+    def start(self) -> bytes:
+        """The carrier's head and the request's, with the body to follow in pieces."""
+        return self._head(None) + carrier.chunk(self._sealer.seal(b""))
+
+    def piece(self, data: bytes) -> bytes:
+        return carrier.chunk(self._sealer.seal(data)) if data else b""
+
+    def finish(self) -> bytes:
+        last = self._sealer.finish()
+        return (carrier.chunk(last) if last else b"") + carrier.chunk(b"")
+
+    def _head(self, length: int | None) -> bytes:
+        return carrier.request_head(self._path, self._endpoint.authority, carrier.RECORDS_TYPE, length)
+
+    def receive(self, data: bytes) -> list[Record]:
+        """The records that `data` completes; b"" says that no more will come.
+
+        Raises:
+            RemoteProtocolError: the response is cut, does not open, or is a refusal of the carrier's.
+        """
+        body = self._response.receive(data)
+        if self._response.status not in (0, 200):
+            return self._refuse(body)
+        records = list(self._opener.receive(body)) if body else []
+        if self._response.complete and not self._opener.ended:
+            raise RemoteProtocolError("expected the last record of a response, got its end: it was cut on the way")
+        return records
+
+    def _refuse(self, body: bytes) -> list[Record]:
+        self._refusal += body[:1000]
+        if not self._response.complete:
+            return []
+        words = self._response.refusal(self._refusal)
+        if self._response.status == 404:
+            raise SessionLostError(f"the enclave does not know this session ({words}): it restarted, or let it expire")
+        raise RemoteProtocolError(f"expected sealed records, got {words}")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the response is whole."""
+        return self._opener.ended and self._response.complete
+
+    @property
+    def reusable(self) -> bool:
+        return self.ended and self._response.reusable
+
+
+class SessionLostError(RemoteProtocolError):
+    """No session for this request. It may have been executed all the same: nobody vouches for the answer."""

@@ -1,0 +1,75 @@
+"""The NSM as an enclave sees it: a device that takes a request's bytes and gives a response's.
+
+On real hardware a driver for /dev/nsm stands here, and nothing above it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Protocol
+
+from workshop_kit.evidence import nsm_api
+
+_LENGTH = 4
+
+
+class NsmDevice(Protocol):
+    """Something that answers NSM API requests."""
+
+    async def request(self, data: bytes) -> bytes:
+        """The response to one request, both in the API's CBOR."""
+
+
+class SocketNsmDevice:
+    """A device at the other end of a stream socket, each message behind its length in 4 bytes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self._turn = asyncio.Lock()
+
+    async def request(self, data: bytes) -> bytes:
+        async with self._turn:
+            await send_message(self._connection, data)
+            return await receive_message(self._connection)
+
+
+async def attest(device: NsmDevice, *, user_data: bytes, nonce: bytes, public_key: bytes) -> bytes:
+    """A signed attestation document over these three.
+
+    Raises:
+        NsmError: the module refuses.
+    """
+    request = nsm_api.encode_request("Attestation", user_data=user_data, nonce=nonce, public_key=public_key)
+    fields = nsm_api.decode_response(await device.request(request), "Attestation")
+    document: bytes = fields["document"]
+    return document
+
+
+async def send_message(connection: socket.socket, data: bytes) -> None:
+    """Write one message behind its length."""
+    await asyncio.get_running_loop().sock_sendall(connection, len(data).to_bytes(_LENGTH, "big") + data)
+
+
+async def receive_message(connection: socket.socket) -> bytes:
+    """Read one message.
+
+    Raises:
+        EOFError: the other end is gone.
+    """
+    length = int.from_bytes(await _receive_exactly(connection, _LENGTH), "big")
+    if length > nsm_api.MAX_RESPONSE:
+        raise EOFError(f"a message of {length} bytes is beyond the device's limit")
+    return await _receive_exactly(connection, length)
+
+
+async def _receive_exactly(connection: socket.socket, count: int) -> bytes:
+    loop, parts = asyncio.get_running_loop(), []
+    while count:
+        part = await loop.sock_recv(connection, count)
+        if not part:
+            raise EOFError("the NSM device is gone")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,181 @@
+"""run-enclave: from an image to something that answers, and everything ended again.
+
+    with run_enclave(image) as enclave:
+        AttestedTransport(enclave.url, key, Policy(trust_anchor=enclave.trust_anchor, ...))
+
+Three parties stand behind it, in processes that cannot read each other: the infrastructure with its keys
+(`hypervisor`), the enclave, and the caller's own process as parent instance.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from workshop_kit.errors import ImageError, LabError, ManifestError, WorkshopKitError
+from workshop_kit.evidence.eif import EnclaveImage
+from workshop_kit.simulator.parent import ParentInstance
+
+_KINDS: dict[str, type[WorkshopKitError]] = {"ImageError": ImageError, "ManifestError": ManifestError}
+
+
+class Infrastructure:
+    """A hypervisor's process, started here and ended with this process at the latest.
+
+    Attributes:
+        root: DER of its root certificate, the trust anchor of what it signs.
+        directory: where the sockets of its vsock addresses are.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "workshop_kit.simulator.hypervisor"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._ids = itertools.count()
+        self._turn = threading.Lock()
+        about = self.ask("root")
+        self.root: bytes = base64.b64decode(about["root"])
+        self.directory = Path(about["directory"])
+
+    def ask(self, operation: str, **arguments: object) -> dict[str, Any]:
+        """The answer to one request.
+
+        Raises:
+            LabError: it cannot be done, or the infrastructure is gone.
+            ImageError: the image is none.
+        """
+        assert self._process.stdin is not None
+        with self._turn:
+            number = next(self._ids)
+            request = json.dumps({"id": number, "operation": operation, "arguments": arguments})
+            try:
+                self._process.stdin.write(request + "\n")
+                self._process.stdin.flush()
+            except OSError:
+                raise LabError("the simulated infrastructure is gone; start it again") from None
+            answer = self._answer(number)
+        if "error" in answer:
+            raise _KINDS.get(answer["kind"], LabError)(answer["error"])
+        ok: dict[str, Any] = answer["ok"]
+        return ok
+
+    def _answer(self, number: int) -> dict[str, Any]:
+        """The answer to request `number`; others are of requests that were interrupted here."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            answer: dict[str, Any] = json.loads(line)
+            if answer["id"] == number:
+                return answer
+        raise LabError("the simulated infrastructure ended without an answer; start it again")
+
+    def close(self) -> None:
+        """End it and every enclave that it runs."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+
+class Enclave:
+    """A running enclave, as its operator holds it.
+
+    Attributes:
+        enclave_id: its module id.
+        parent: the parent instance in front of it.
+    """
+
+    def __init__(self, infrastructure: Infrastructure, enclave_id: str, parent: ParentInstance, *, owns: bool) -> None:
+        self.infrastructure = infrastructure
+        self.enclave_id = enclave_id
+        self.parent = parent
+        self._owns = owns
+        self._running = True
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the parent instance."""
+        return self.parent.url
+
+    @property
+    def root(self) -> bytes:
+        """DER of the root certificate under which this enclave's evidence stands."""
+        return self.infrastructure.root
+
+    def terminate(self) -> None:
+        """terminate-enclave: end it, the relay before it and, where it was started for this one, the infrastructure."""
+        if not self._running:
+            return
+        self._running = False
+        self.parent.close()
+        if self._owns:
+            self.infrastructure.close()
+        else:
+            with contextlib.suppress(LabError):
+                self.infrastructure.ask("terminate", enclave_id=self.enclave_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.terminate()
+
+
+def run_enclave(
+    image: EnclaveImage | Path,
+    *,
+    port: int = 0,
+    debug_mode: bool = False,
+    infrastructure: Infrastructure | None = None,
+) -> Enclave:
+    """Start an image, in the given infrastructure or in one of its own, and relay `port` to it.
+
+    Raises:
+        ImageError: the image cannot be read.
+        LabError: the service does not start (with its own traceback), or the port cannot be had.
+    """
+    host = infrastructure or Infrastructure()
+    try:
+        started = _run(host, image, debug_mode)
+        try:
+            parent = ParentInstance(host.directory, started["cid"], port=port)
+        except BaseException:
+            host.ask("terminate", enclave_id=started["enclave_id"])
+            raise
+    except BaseException:
+        if infrastructure is None:
+            host.close()
+        raise
+    return Enclave(host, started["enclave_id"], parent, owns=infrastructure is None)
+
+
+def _run(host: Infrastructure, image: EnclaveImage | Path, debug_mode: bool) -> dict[str, Any]:
+    if isinstance(image, Path):
+        return host.ask("run", image=str(image.absolute()), debug=debug_mode)
+    with tempfile.NamedTemporaryFile(suffix=".eif") as file:
+        file.write(image.encode())
+        file.flush()
+        return host.ask("run", image=file.name, debug=debug_mode)

@@ -1,0 +1,245 @@
+"""The infrastructure, in a process of its own: it holds the keys, measures images, starts enclaves, answers their NSMs.
+
+Nobody else can sign evidence. A parent instance asks it to run an image by name, over standard input and output, one
+JSON object a line; an enclave has a socket to its own NSM and to nothing else. When standard input ends, whoever
+started this process is gone, and it takes its enclaves along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from workshop_kit.edges.nsm_device import receive_message, send_message
+from workshop_kit.edges.vsock import FIRST_ENCLAVE_CID, PROXY_PORT, VsockAddress, listen
+from workshop_kit.errors import ImageError, LabError, WorkshopKitError
+from workshop_kit.evidence import pcr
+from workshop_kit.evidence.eif import EnclaveImage, read_image
+from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
+from workshop_kit.simulator.build import BUILT_IN_BASE
+from workshop_kit.simulator.image import BOOT_SCRIPT, SERVICE, application_file, unpack
+from workshop_kit.simulator.nsm import Nsm
+from workshop_kit.simulator.pki import Pki
+
+BOOT_TIMEOUT = 60.0
+"""Seconds after which an enclave that does not serve is given up."""
+
+_CONSOLE_LINES = 500
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@dataclass
+class _Enclave:
+    enclave_id: str
+    cid: int
+    root: Path
+    debug: bool
+    process: asyncio.subprocess.Process
+    console: deque[str] = field(default_factory=lambda: deque(maxlen=_CONSOLE_LINES))
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Hypervisor:
+    """The machine under parent instance and enclaves."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.instance_id = f"i-simulated{os.urandom(4).hex()}"
+        self.pki = Pki(now=_now(), random=os.urandom)
+        self.enclaves: dict[str, _Enclave] = {}
+        self._next_cid = FIRST_ENCLAVE_CID
+
+    async def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to one request of the parent instance's."""
+        operation = getattr(self, f"op_{request.get('operation')}", None)
+        if operation is None:
+            raise LabError(f"expected an operation of the hypervisor's, got {request.get('operation')!r}")
+        answer: dict[str, Any] = await operation(**request.get("arguments", {}))
+        return answer
+
+    async def op_root(self) -> dict[str, Any]:
+        """The trust anchor for all that this machine signs."""
+        return {"root": base64.b64encode(self.pki.root).decode(), "directory": str(self.directory)}
+
+    async def op_run(self, image: str, debug: bool) -> dict[str, Any]:
+        """Measure the image in a file, start it, and wait until it serves."""
+        try:
+            loaded = read_image(Path(image).read_bytes())
+        except OSError as error:
+            raise ImageError(f"cannot read {image}: {error.strerror}") from None
+        _require_base(loaded)
+        cid, self._next_cid = self._next_cid, self._next_cid + 1
+        # Debug mode: the console is open, so nothing that could be approved is measured.
+        measured = loaded.measurements()
+        pcrs = dict.fromkeys(measured, pcr.ZERO) if debug else measured
+        nsm = Nsm(self.pki, instance_id=self.instance_id, measurements=pcrs, now=_now(), random=os.urandom)
+        enclave = await self._start(nsm, loaded, cid, debug)
+        return {"enclave_id": enclave.enclave_id, "cid": cid}
+
+    async def op_terminate(self, enclave_id: str) -> dict[str, Any]:
+        await self._terminate(self._enclave(enclave_id))
+        return {}
+
+    async def op_describe(self) -> dict[str, Any]:
+        return {
+            "enclaves": [
+                {
+                    "EnclaveID": enclave.enclave_id,
+                    "EnclaveCID": enclave.cid,
+                    "ProcessID": enclave.process.pid,
+                    "State": "RUNNING" if enclave.process.returncode is None else "TERMINATED",
+                    "Flags": "DEBUG_MODE" if enclave.debug else "NONE",
+                }
+                for enclave in self.enclaves.values()
+            ]
+        }
+
+    def _enclave(self, enclave_id: str) -> _Enclave:
+        if enclave_id not in self.enclaves:
+            raise LabError(f"expected the id of a running enclave, got {enclave_id!r}")
+        return self.enclaves[enclave_id]
+
+    async def _start(self, nsm: Nsm, image: EnclaveImage, cid: int, debug: bool) -> _Enclave:
+        root = self.directory / str(cid)
+        unpack(image, root)
+        listener = listen(VsockAddress(cid, PROXY_PORT), self.directory)
+        ours, theirs = socket.socketpair()
+        report, report_end = os.pipe()
+        inherited = (listener.fileno(), theirs.fileno(), report_end)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", str(root / "base" / BOOT_SCRIPT), *map(str, inherited)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=inherited,
+                env=_ENVIRONMENT,
+                cwd=root,
+            )
+        finally:
+            listener.close()
+            theirs.close()
+            os.close(report_end)
+        enclave = _Enclave(nsm.module_id, cid, root, debug, process)
+        self.enclaves[enclave.enclave_id] = enclave
+        enclave.tasks += [asyncio.create_task(_serve_nsm(nsm, ours)), asyncio.create_task(_read_console(enclave))]
+        await self._await_boot(enclave, report)
+        return enclave
+
+    async def _await_boot(self, enclave: _Enclave, report: int) -> None:
+        booted = b""
+        with contextlib.suppress(TimeoutError):
+            booted = await asyncio.wait_for(_read_line(report), BOOT_TIMEOUT)
+        if booted:
+            return
+        if enclave.process.returncode is None and not await _ended(enclave.process):
+            enclave.console.append(f"it did not serve within {BOOT_TIMEOUT:g} s")
+        await self._terminate(enclave)
+        # A real enclave's console can be read in debug mode only. This one has met no user's data yet.
+        console = "\n".join(enclave.console)
+        raise LabError(f"the service does not start; its own words:\n{console}")
+
+    async def _terminate(self, enclave: _Enclave) -> None:
+        del self.enclaves[enclave.enclave_id]
+        assert enclave.process.stdin is not None
+        enclave.process.stdin.close()
+        if not await _ended(enclave.process):
+            enclave.process.kill()
+            await enclave.process.wait()
+        # The console's reader ends by itself once all has been read.
+        await asyncio.wait(enclave.tasks, timeout=1)
+        for task in enclave.tasks:
+            task.cancel()
+        shutil.rmtree(enclave.root, ignore_errors=True)
+        VsockAddress(enclave.cid, PROXY_PORT).path(self.directory).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """End every enclave."""
+        for enclave in list(self.enclaves.values()):
+            await self._terminate(enclave)
+
+
+def _require_base(image: EnclaveImage) -> None:
+    text = application_file(image, f"{SERVICE}/{MANIFEST_PATH}")
+    if text is None:
+        raise ImageError(f"expected {MANIFEST_PATH} in the image's second ramdisk, got none; build it again")
+    base = parse_manifest(text).base_image
+    if base != BUILT_IN_BASE:
+        raise LabError(f"base_image: this simulator runs {BUILT_IN_BASE}, the image asks for {base}")
+
+
+async def _serve_nsm(nsm: Nsm, connection: socket.socket) -> None:
+    connection.setblocking(False)
+    with connection, contextlib.suppress(EOFError, OSError):
+        while True:
+            request = await receive_message(connection)
+            await send_message(connection, nsm.handle(request, now=_now()))
+
+
+async def _read_console(enclave: _Enclave) -> None:
+    assert enclave.process.stdout is not None
+    with contextlib.suppress(ValueError):  # a line beyond the reader's limit: the rest of the console is dropped
+        async for line in enclave.process.stdout:
+            enclave.console.append(line.decode("utf-8", "replace").rstrip("\n"))
+
+
+async def _ended(process: asyncio.subprocess.Process) -> bool:
+    try:
+        await asyncio.wait_for(process.wait(), 3)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _read_line(descriptor: int) -> bytes:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    file = os.fdopen(descriptor, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    try:
+        return await reader.readline()
+    finally:
+        transport.close()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def serve() -> None:
+    """Answer requests from standard input on standard output until it ends."""
+    requests = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(requests), sys.stdin)
+    with tempfile.TemporaryDirectory(prefix="enclave-workshop-") as directory:
+        hypervisor = Hypervisor(Path(directory))
+        try:
+            while line := await requests.readline():
+                request = json.loads(line)
+                try:
+                    answer = {"id": request["id"], "ok": await hypervisor.handle(request)}
+                except WorkshopKitError as error:
+                    answer = {"id": request["id"], "error": str(error), "kind": type(error).__name__}
+                sys.stdout.write(json.dumps(answer) + "\n")
+                sys.stdout.flush()
+        finally:
+            await hypervisor.close()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the process that started it, by its standard input
+    asyncio.run(serve())
