@@ -30,7 +30,7 @@ class AttestedSession:
 
     def __init__(
         self,
-        url: str,
+        endpoint: Endpoint,
         key: UserKey,
         policy: Policy,
         *,
@@ -38,7 +38,7 @@ class AttestedSession:
         now: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._endpoint = Endpoint.parse(url)
+        self._endpoint = endpoint
         self._key = key
         self._policy = policy
         self._on_result = on_result
@@ -157,8 +157,18 @@ class AsyncResponse:
 class AsyncAttestedTransport(httpx.AsyncBaseTransport):
     """An httpx transport whose other end is an enclave that the session's policy affirms."""
 
-    def __init__(self, url: str, key: UserKey, policy: Policy, **options: object) -> None:
-        self.session = AttestedSession(url, key, policy, **options)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        url: str,
+        key: UserKey,
+        policy: Policy,
+        *,
+        on_result: Callable[[AppraisalResult], None] = lambda _: None,
+        now: Callable[[], datetime] = utc_now,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        endpoint = Endpoint.parse(url)
+        self.session = AttestedSession(endpoint, key, policy, on_result=on_result, now=now, random=random)
 
     async def connect(self) -> AppraisalResult:
         """Make a handshake now; raises as `client.AttestedTransport.connect`."""

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -134,6 +135,20 @@ class Enclave:
         else:
             with contextlib.suppress(LabError):
                 self.infrastructure.ask("terminate", enclave_id=self.enclave_id)
+
+    def wait(self) -> None:
+        """Block until the enclave has ended.
+
+        Raises:
+            LabError: it ended by itself; nobody terminated it.
+        """
+        while self._state() == "RUNNING":
+            time.sleep(0.5)
+        raise LabError("the enclave has ended by itself; run it again")
+
+    def _state(self) -> str:
+        described = self.infrastructure.ask("describe")["enclaves"]
+        return next((each["State"] for each in described if each["EnclaveID"] == self.enclave_id), "TERMINATED")
 
     def __enter__(self) -> Self:
         return self

@@ -72,10 +72,11 @@ class ParentInstance:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(
-            self._pump("the enclave", reader, inner_writer),
-            self._pump("the client", inner_reader, writer),
-        )
+        with contextlib.suppress(asyncio.CancelledError):  # the relay is closed
+            await asyncio.gather(
+                self._pump("the enclave", reader, inner_writer),
+                self._pump("the client", inner_reader, writer),
+            )
 
     async def _pump(self, towards: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):

@@ -28,11 +28,12 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """A check as it stands in every ledger: its name, its source, and what an attacker gains where it is skipped."""
+    """A check as it stands in every ledger: name, source, what an attacker gains where it is skipped, what to do."""
 
     name: str
     reference: str
     if_skipped: str
+    advice: str
 
 
 RULES: dict[Number, Rule] = {
@@ -40,71 +41,85 @@ RULES: dict[Number, Rule] = {
         "envelope is COSE_Sign1",
         "RFC 9052, 4.2; NSM attestation process, 3.1",
         "bytes that two programs read differently: one checks a signature over this, the other acts on that.",
+        "Give the document's own bytes, not base64 or another wrapping.",
     ),
     2: Rule(
         "algorithm is ES384",
         "RFC 9052, 3.1; NSM attestation process, 3.1",
         "the sender chooses how he is checked, down to an algorithm that he can forge.",
+        "Do not use it: Nitro signs with nothing else.",
     ),
     3: Rule(
         "document is complete",
         "NSM attestation process, 2.2 and 3.2.2",
         "a field given twice or left out: the check reads one value, the program another.",
+        "Ask for another document; this one was not made by an NSM, or was damaged.",
     ),
     "3a": Rule(
         "an enclave's document",
         "AWS EC2 User Guide, NitroTPM attestation",
         "an ordinary instance with a NitroTPM passes for an enclave: same root, other meaning of its PCRs.",
+        "Ask for a document of the enclave's own NSM.",
     ),
     4: Rule(
         "key is endorsed",
         "NSM attestation process, 3.2.3; RFC 5280, 6.1",
         "anybody makes a root that bears the right names, and signs what he likes.",
+        "Check the trust anchor (--root) and the time (--at); simulated evidence stands under its simulator's root.",
     ),
     5: Rule(
         "signature verifies",
         "RFC 9052, 4.4; RFC 9053, 2.1",
         "anybody edits the document on its way: PCRs, key and nonce included.",
+        "Send nothing: the document was changed after it was signed.",
     ),
     "5a": Rule(
         "leaf is the module's",
         "observed on 114 genuine documents",
         "a key endorsed for one enclave speaks in another's name.",
+        "Send nothing: no genuine document looks like this.",
     ),
     "5b": Rule(
         "PCR4 is the instance's",
         "AWS Nitro Enclaves User Guide, PCR4; observed on 113 genuine documents",
         "a document whose parts speak of two parent instances.",
+        "Send nothing: no genuine document looks like this.",
     ),
     "5c": Rule(
         "signed in the leaf's life",
         "observed on 114 genuine documents",
         "a key kept beyond its three hours signs documents that look old, or yet to come.",
+        "Send nothing: no genuine document looks like this.",
     ),
     6: Rule(
         "nonce is the challenge",
         "RFC 9334, 10; NSM attestation process, 2.2",
         "anyone on the path can put you back into an old session, key and counters included.",
+        "Connect again; if it happens again, somebody on the path repeats old answers.",
     ),
     7: Rule(
         "age",
         "RFC 9334, 10",
         "a document recorded before the enclave was replaced or its flaw known still opens doors.",
+        "Ask for a fresh document, and check this machine's clock.",
     ),
     8: Rule(
         "not in debug mode",
         "AWS Nitro Enclaves User Guide, debug mode",
         "the operator reads the enclave's console, and every image has the same zero PCRs.",
+        "Ask the operator to run it without debug mode.",
     ),
     9: Rule(
         "PCRs are the reference values",
         "RFC 9334, 8.3; AWS Nitro Enclaves User Guide, PCRs",
         "a genuine enclave that runs a thief's program is welcome.",
+        "Compare with the author's published values, or build the image yourself.",
     ),
     10: Rule(
         "key is the handshake's",
         "SPEC.md, H-7",
         "a genuine document about somebody else's session is shown to you: the key in yours is not the enclave's.",
+        "Connect again; if it happens again, somebody on the path answers with others' documents.",
     ),
 }
 """In the order of a ledger."""
@@ -231,7 +246,7 @@ class AppraisalResult:
         others = ", ".join(str(check.number) for check in self.failed if check.number not in GATES and check != worst)
         text = f"refused by check {worst.number}{f' (and {others})' if others else ''}, {worst.name}: "
         text += f"expected {worst.expected}; got {worst.actual}"
-        return f"{text}. {worst.explanation}" if worst.explanation else text
+        return ". ".join(part.removesuffix(".") for part in (text, worst.explanation, worst.rule.advice) if part) + "."
 
     def _telling(self) -> Check:
         """The failure to name first: of a check and the rule beside it, the rule."""

@@ -1,0 +1,136 @@
+"""What a person wrote on the command line, turned into values. A mistake ends with exit code 2 or one line."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from workshop_kit.edges.user_key import UserKey, read_file
+from workshop_kit.errors import ImageError, LabError, MalformedEvidenceError, WorkshopKitError
+from workshop_kit.evidence.document import decode_unverified
+from workshop_kit.service.access import User, Users
+from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
+from workshop_kit.verifier import AWS_NITRO_ROOT_G1, ReferenceValues, TrustAnchor
+
+_USER = re.compile(r"([^:=]+)(?::([^:=]+))?=(.+)")
+
+
+def require_file_name(name: str) -> None:
+    """Refuse a key's name that would lead its files elsewhere."""
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise typer.BadParameter(f"expected letters, digits, _, - and ., got {name!r}", param_hint="--key-name")
+
+
+def hexadecimal(text: str, option: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected hexadecimal digits, got {text[:40]!r}", param_hint=option) from None
+
+
+def reference_values(pcrs: dict[int, str | None], file: Path | None) -> ReferenceValues | None:
+    """From --pcr0, --pcr1 and --pcr2, or from a published file; None where neither is given."""
+    given = {index: text for index, text in pcrs.items() if text is not None}
+    if given and file:
+        raise typer.BadParameter("expected --pcr0, 1 and 2 or --reference-values, got both")
+    try:
+        if file:
+            return ReferenceValues.from_json(readable(file).decode("utf-8", "replace"))
+        return ReferenceValues.from_hex(given) if given else None
+    except WorkshopKitError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def trust_anchor(root: str) -> TrustAnchor:
+    """AWS's root, or the certificate in a file."""
+    if root == "aws":
+        return AWS_NITRO_ROOT_G1
+    try:
+        return TrustAnchor.from_certificate(readable(Path(root)))
+    except WorkshopKitError as error:
+        raise typer.BadParameter(f"{root}: {error}", param_hint="--root") from None
+
+
+def readable(file: Path) -> bytes:
+    """The bytes of a file that is an argument: unreadable, it is a bad argument."""
+    try:
+        return read_file(file)
+    except LabError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def time_of_appraisal(at: str, evidence: bytes) -> datetime:
+    """now, the document's own time, an ISO 8601 time (UTC where it names no zone) or seconds since 1970."""
+    if at == "now":
+        return datetime.now(UTC)
+    if at == "document":
+        try:
+            return decode_unverified(evidence).time
+        except MalformedEvidenceError:
+            return datetime.now(UTC)  # there is no document to ask; the ledger will say so
+    try:
+        time = (
+            datetime.fromtimestamp(float(at), UTC) if re.fullmatch(r"\d+(\.\d+)?", at) else datetime.fromisoformat(at)
+        )
+    except (ValueError, OverflowError, OSError):
+        raise typer.BadParameter(
+            f"expected now, document, an ISO 8601 time or seconds since 1970, got {at[:40]!r}", param_hint="--at"
+        ) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def key_pair(private_key: Path, public_key: Path | None) -> UserKey:
+    """The user's key, compared with the public file where one is named."""
+    key = UserKey.load(private_key)
+    if public_key is not None and read_file(public_key) != key.public_bytes:
+        raise LabError(f"expected {public_key} to be the public key of {private_key}, got another: name a pair")
+    return key
+
+
+def parse_users(texts: list[str], folder: Path) -> Users | None:
+    """Users from `NAME[:ROLE]=FILE`; a role may be left out where the manifest has one only."""
+    if not texts:
+        return None
+    manifest = parse_manifest(
+        read_file(folder / MANIFEST_PATH).decode("utf-8", "replace"), file=str(folder / MANIFEST_PATH)
+    )
+    users = Users(tuple(_user(text, [role.role_name for role in manifest.roles]) for text in texts))
+    return Users.from_yaml(users.to_yaml(), manifest, file="--user")
+
+
+def _user(text: str, roles: list[str]) -> User:
+    match = _USER.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"expected NAME=FILE or NAME:ROLE=FILE, got {text!r}", param_hint="--user")
+    name, role, file = match.groups()
+    if role is None and len(roles) != 1:
+        raise typer.BadParameter(f"expected {name}:ROLE=FILE with one of {', '.join(roles)}", param_hint="--user")
+    return User(name, role or roles[0], read_file(Path(file)))
+
+
+def write_file(file: Path, data: bytes) -> None:
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise ImageError(f"cannot write {file}: {error.strerror}") from None
+
+
+def as_pem(der: bytes) -> bytes:
+    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM run the same clean-up as Ctrl-C."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, interrupt)

@@ -1,0 +1,227 @@
+"""The `workshop` command. Each function is one sub-command; the work is done elsewhere.
+
+Results go to standard output, notes and warnings to standard error. Exit codes: 0 done or affirmed, 1 refused or
+failed, 2 bad arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workshop_kit import arguments
+from workshop_kit.edges.user_key import UserKey, read_file
+from workshop_kit.errors import LabError, MalformedEvidenceError
+from workshop_kit.verifier import AppraisalResult, Policy, ReferenceValues, UnsafeAnyImagePolicy, appraise
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Secure enclaves, learnt by doing: a simulated Nitro, a verifier, an attested client. Guards no secret.",
+)
+
+PcrOption = Annotated[str | None, typer.Option(metavar="HEX", help="Reference value, 96 hexadecimal digits.")]
+ValuesOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Published reference values, instead of --pcr0, 1 and 2.")
+]
+RootOption = Annotated[str, typer.Option(metavar="aws|FILE", help="The trust anchor: AWS's, or a certificate's file.")]
+
+
+@app.command()
+def keygen(
+    key_name: Annotated[str, typer.Option(help="Whose key; the files' names begin with it.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the two files go.")] = Path(),
+) -> None:
+    """Make a user's RSA-2048 key pair, in two files, and print the public key in base64."""
+    arguments.require_file_name(key_name)
+    key = UserKey.generate()
+    for file in key.save(output, key_name):
+        _note(f"wrote {file}")
+    print(base64.b64encode(key.public_bytes).decode())
+
+
+@app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="The service folder, with .oblivious/service.yaml in it.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The image; default: the folder's name.eif.")
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[:ROLE]=FILE", help="A user and his public key; may be repeated.")
+    ] = None,
+    reference_values: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the measurements there too, to publish them.")
+    ] = None,
+) -> None:
+    """Build a service folder into an enclave image, and print its measurements."""
+    from workshop_kit.simulator.build import build_enclave
+
+    made = build_enclave(folder, users=arguments.parse_users(user or [], folder))
+    values = ReferenceValues(made.image.measurements()).to_json()
+    target = output or Path(f"{folder.resolve().name}.eif")
+    arguments.write_file(target, made.image.encode())
+    if reference_values:
+        arguments.write_file(reference_values, values.encode())
+    for note in made.notes:
+        _note(note)
+    _note(f"wrote {target}")
+    print(values, end="")
+
+
+@app.command()
+def run(
+    image: Annotated[Path, typer.Argument(help="An enclave image, as `workshop build` writes.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the parent instance listens; 0: any.")] = 0,
+    debug_mode: Annotated[
+        bool, typer.Option("--debug-mode", help="Open the console; PCR0, 1 and 2 become zero.")
+    ] = False,
+    root_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the simulator's root goes; default: beside the image.")
+    ] = None,
+) -> None:
+    """Run an enclave image in a simulated Nitro, until Ctrl-C."""
+    from workshop_kit.simulator.enclave import run_enclave
+
+    target = root_file or image.with_suffix(".root.pem")
+    arguments.end_on_sigterm()
+    with run_enclave(image, port=port, debug_mode=debug_mode) as enclave:
+        arguments.write_file(target, arguments.as_pem(enclave.root))
+        print(f"root {target}")
+        print(f"enclave {enclave.enclave_id}")
+        print(f"listening on {enclave.url}", flush=True)
+        enclave.wait()
+
+
+@app.command()
+def connect(
+    url: Annotated[str, typer.Option(help="Of the parent instance, e.g. http://127.0.0.1.")],
+    private_key: Annotated[Path, typer.Option(metavar="FILE", help="The user's private key, in DER.")],
+    public_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The user's public key, to compare.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Instead of the one in the URL.")] = None,
+    lport: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen on localhost; 0: any.")] = 3030,
+    pcr0: PcrOption = None,
+    pcr1: PcrOption = None,
+    pcr2: PcrOption = None,
+    reference_values: ValuesOption = None,
+    root: RootOption = "aws",
+    disable_pcr_check: Annotated[
+        bool, typer.Option("--disable-pcr-check", help="Leave check 9 out, and nothing else: any image passes.")
+    ] = False,
+) -> None:
+    """Attest an enclave, then offer it as plain HTTP on localhost, until Ctrl-C."""
+    from workshop_kit.edges.connecting import run_client_proxy
+
+    values = arguments.reference_values({0: pcr0, 1: pcr1, 2: pcr2}, reference_values)
+    if values is None and not disable_pcr_check:
+        raise typer.BadParameter("expected --pcr0, --pcr1 and --pcr2, or --reference-values FILE; got none")
+    anchor = arguments.trust_anchor(root)
+    policy = (
+        UnsafeAnyImagePolicy(trust_anchor=anchor)
+        if disable_pcr_check
+        else Policy(reference_values=values, trust_anchor=anchor)
+    )
+    key = arguments.key_pair(private_key, public_key)
+
+    def report(result: AppraisalResult) -> None:
+        if disable_pcr_check:
+            _note("warning: PCRs are not checked (--disable-pcr-check). Any program may be reading what you send.")
+        _note(f"affirmed {result.claims.document.module_id}")
+
+    def ready(address: str) -> None:
+        print(f"listening on {address}", flush=True)
+
+    asyncio.run(run_client_proxy(url, port, key, policy, lport=lport, on_result=report, on_ready=ready))
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="An attestation document.")]) -> None:
+    """Decode an attestation document, without judging it."""
+    from workshop_kit.evidence.document import decode_unverified
+    from workshop_kit.inspection import describe
+
+    try:
+        print(describe(decode_unverified(read_file(file))))
+    except MalformedEvidenceError as error:
+        raise LabError(f"{file}: {error}") from None
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="An attestation document.")],
+    pcr0: PcrOption = None,
+    pcr1: PcrOption = None,
+    pcr2: PcrOption = None,
+    reference_values: ValuesOption = None,
+    root: RootOption = "aws",
+    at: Annotated[
+        str, typer.Option(metavar="now|document|TIME", help="When; ISO 8601, or seconds since 1970.")
+    ] = "now",
+    max_age: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How old it may be.")] = 300,
+    nonce: Annotated[str | None, typer.Option(metavar="HEX", help="The challenge that it must answer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
+) -> None:
+    """Appraise an attestation document: exit 0 when affirmed, 1 when refused."""
+    evidence = arguments.readable(file)
+    policy = Policy(
+        reference_values=arguments.reference_values({0: pcr0, 1: pcr1, 2: pcr2}, reference_values),
+        trust_anchor=arguments.trust_anchor(root),
+        max_age=timedelta(seconds=max_age),
+        nonce=arguments.hexadecimal(nonce, "--nonce") if nonce else None,
+    )
+    result = appraise(evidence, policy, now=arguments.time_of_appraisal(at, evidence))
+    print(result.to_json() if as_json else result)
+    raise typer.Exit(0 if result.affirmed else 1)
+
+
+@app.command()
+def demo() -> None:
+    """The main job in a terminal: Alice and Bob build, prove and use an enclave, and an impostor is refused."""
+    from workshop_kit.demo import run_demo
+
+    run_demo()
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Open the workshop in JupyterLab, on a copy in my-work/. Further arguments go to JupyterLab."""
+    from workshop_kit.tasks import open_lab
+
+    open_lab(context.args)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Run every test and every page, and say what was skipped and why. Further arguments go to pytest."""
+    from workshop_kit.tasks import run_tests
+
+    raise typer.Exit(run_tests(context.args))
+
+
+@app.command()
+def pages(
+    check: Annotated[bool, typer.Option("--check", help="Fail on a stale page, and write nothing.")] = False,
+) -> None:
+    """Execute every page anew and store its outputs."""
+    from workshop_kit.tasks import regenerate_pages
+
+    raise typer.Exit(regenerate_pages(check=check))
+
+
+@app.command()
+def bench() -> None:
+    """Time a verification and a handshake against the primitives that they contain, in one interleaved run."""
+    from workshop_kit.tasks import run_bench
+
+    raise typer.Exit(run_bench())
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

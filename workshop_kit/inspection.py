@@ -1,0 +1,57 @@
+"""A document laid open for a reader: what it says, without a word on whether it is true."""
+
+from __future__ import annotations
+
+from cryptography import x509
+
+from workshop_kit.evidence import pcr
+from workshop_kit.evidence.document import AttestationDocument
+
+_MEANING = {
+    0: "image",
+    1: "kernel and bootstrap",
+    2: "application",
+    3: "parent's IAM role",
+    4: "parent's instance id",
+    8: "signing certificate",
+}
+
+
+def describe(document: AttestationDocument) -> str:
+    """The document's fields as text, one line each; nothing has been verified."""
+    lines = [
+        "unverified; `workshop verify` appraises",
+        f"module_id    {document.module_id!r}",
+        f"timestamp    {document.timestamp} ({document.time:%Y-%m-%d %H:%M:%S} UTC)",
+        *(f"PCR{index:<9} {_pcr(index, value)}" for index, value in sorted(document.pcrs.items())),
+        *(f"cabundle[{place}]  {_certificate(der)}" for place, der in enumerate(document.cabundle)),
+        f"certificate  {_certificate(document.certificate)}",
+        f"public_key   {_field(document.public_key)}",
+        f"user_data    {_field(document.user_data)}",
+        f"nonce        {_field(document.nonce)}",
+    ]
+    if document.is_debug:
+        lines.append("debug mode: PCR0, PCR1 or PCR2 is zero")
+    if document.is_simulated:
+        lines.append("simulated: no hardware stands behind it")
+    return "\n".join(lines)
+
+
+def _pcr(index: int, value: bytes) -> str:
+    shown = "zero" if value == pcr.ZERO else value.hex()
+    return f"{shown}  {_MEANING[index]}" if index in _MEANING else shown
+
+
+def _certificate(der: bytes) -> str:
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        name = certificate.subject.rfc4514_string()
+    except ValueError:
+        return f"{len(der)} bytes, no certificate"
+    return f"{name!r}, {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to {certificate.not_valid_after_utc:%F %H:%M}"
+
+
+def _field(value: bytes | None) -> str:
+    if value is None:
+        return "absent"
+    return f"{len(value)} bytes {value[:24].hex()}{'…' if len(value) > 24 else ''}" if value else "empty"

@@ -1,0 +1,143 @@
+"""A lab: one service, its users with fresh keys, an enclave that runs it, and whatever must end when the lab ends.
+
+lab = Lab("millionaires")
+alice = lab.connect("Alice")
+alice.get("/compare").json()
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from workshop_kit import shipped
+from workshop_kit.edges.client import AttestedTransport
+from workshop_kit.edges.user_key import UserKey
+from workshop_kit.errors import AppraisalError, LabError
+from workshop_kit.evidence.eif import EnclaveImage
+from workshop_kit.service.access import User, Users
+from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
+from workshop_kit.simulator.build import build_enclave
+from workshop_kit.simulator.enclave import Enclave, Infrastructure, run_enclave
+from workshop_kit.verifier import AppraisalResult, Policy, ReferenceValues, TrustAnchor
+
+
+class Lab:
+    """Everything that a page needs of the world, in a folder of its own.
+
+    Args:
+        service: a folder of data/services.
+        users: their names; each gets the manifest's first role and a fresh key.
+
+    Attributes:
+        folder: a copy of the service folder, to read and to edit.
+        keys: each user's key.
+        image: what the build made, the users' public keys included.
+        reference_values: the build's own, as each user would compute them.
+    """
+
+    def __init__(self, service: str = "millionaires", users: tuple[str, ...] = ("Alice", "Bob")) -> None:
+        source = shipped.folder("data") / "services" / service
+        if not source.is_dir():
+            raise LabError(f"expected a service of data/services, got {service!r}")
+        self._directory = tempfile.TemporaryDirectory(prefix="enclave-workshop-lab-")
+        self.folder = Path(self._directory.name) / service
+        shutil.copytree(source, self.folder)
+        self.keys = {name: UserKey.generate() for name in users}
+        self.results: list[AppraisalResult] = []
+        self._enclaves: list[Enclave] = []
+        self._clients: list[httpx.Client] = []
+
+    @cached_property
+    def users(self) -> Users:
+        """Names, roles and public keys, as they go into the image."""
+        manifest = parse_manifest((self.folder / MANIFEST_PATH).read_text())
+        role = manifest.roles[0].role_name
+        return Users(tuple(User(name, role, key.public_bytes) for name, key in self.keys.items()))
+
+    @cached_property
+    def infrastructure(self) -> Infrastructure:
+        """The simulated hardware with its keys, in a process of its own, started when it is first needed."""
+        infrastructure = Infrastructure()
+        weakref.finalize(self, infrastructure.close)
+        return infrastructure
+
+    def build(self) -> EnclaveImage:
+        """Build the service folder as it is now, with the users' public keys."""
+        return build_enclave(self.folder, users=self.users).image
+
+    @cached_property
+    def image(self) -> EnclaveImage:
+        return self.build()
+
+    @cached_property
+    def reference_values(self) -> ReferenceValues:
+        return ReferenceValues(self.image.measurements())
+
+    def run(self, image: EnclaveImage, *, debug_mode: bool = False) -> Enclave:
+        """Start an image beside the lab's own."""
+        enclave = run_enclave(image, debug_mode=debug_mode, infrastructure=self.infrastructure)
+        self._enclaves.append(enclave)
+        return enclave
+
+    @cached_property
+    def enclave(self) -> Enclave:
+        """The lab's own image, running."""
+        return self.run(self.image)
+
+    @property
+    def trust_anchor(self) -> TrustAnchor:
+        """The simulator's root: the caller names it, evidence never does."""
+        return TrustAnchor.from_certificate(self.infrastructure.root)
+
+    @property
+    def policy(self) -> Policy:
+        """What a careful user demands: this image, under this root, now, and not in debug mode."""
+        return Policy(reference_values=self.reference_values, trust_anchor=self.trust_anchor)
+
+    def connect(self, name: str, enclave: Enclave | None = None, policy: Policy | None = None) -> httpx.Client:
+        """An httpx client of one user's, whose other end is an enclave that the policy has affirmed.
+
+        Raises:
+            AppraisalError: the enclave's evidence is refused.
+            AccessDeniedError: the enclave does not know this user.
+        """
+        if name not in self.keys:
+            raise LabError(f"expected one of {', '.join(self.keys)}, got {name!r}")
+        where = enclave or self.enclave
+        transport = AttestedTransport(where.url, self.keys[name], policy or self.policy, on_result=self.results.append)
+        transport.connect()
+        client = httpx.Client(transport=transport, base_url="http://enclave")
+        self._clients.append(client)
+        return client
+
+    def attempt(self, name: str, enclave: Enclave | None = None, policy: Policy | None = None) -> AppraisalResult:
+        """Connect and hang up: the ledger of the appraisal, whether it affirms or refuses."""
+        try:
+            self.connect(name, enclave, policy).close()
+        except AppraisalError as error:
+            refused: AppraisalResult = error.result
+            return refused
+        return self.results[-1]
+
+    def close(self) -> None:
+        """End every process, and remove the lab's folder."""
+        for client in self._clients:
+            client.close()
+        for enclave in self._enclaves:
+            enclave.terminate()
+        if "infrastructure" in self.__dict__:
+            self.infrastructure.close()
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

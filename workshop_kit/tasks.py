@@ -1,0 +1,90 @@
+"""What the launcher's users ask for beside the enclave itself: the lab, the tests, the pages, the bench."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from workshop_kit.errors import LabError
+from workshop_kit.shipped import folder, require_checkout
+
+FIRST_PAGE = "00_start_here.ipynb"
+WORK = "my-work"
+_SHIPPED = ".shipped.json"
+
+
+def open_lab(arguments: list[str]) -> None:
+    """Become JupyterLab, on the learner's copy of the pages.
+
+    Raises:
+        LabError: JupyterLab is not installed here.
+    """
+    work = Path.cwd() / WORK
+    for line in copy_pages(folder("notebooks"), work):
+        print(line, file=sys.stderr)
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={work}", *_quiet(), *arguments]
+    if subprocess.run([sys.executable, "-c", "import jupyterlab"], capture_output=True, check=False).returncode:
+        raise LabError("JupyterLab is not installed here: run `python3 workshop.py lab` in the repository")
+    os.execv(sys.executable, command)
+
+
+def _quiet() -> list[str]:
+    """Open at the first page, ask no server for news, and keep a kernel's messages off the network."""
+    options = [
+        f"--LabApp.default_url=/lab/tree/{FIRST_PAGE}",
+        "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--KernelManager.transport=ipc",
+    ]
+    return [*options, "--allow-root"] if os.geteuid() == 0 else options
+
+
+def copy_pages(pages: Path, work: Path) -> list[str]:
+    """Bring the learner's copy up to date, never touching a page that was edited; says what was left alone."""
+    work.mkdir(exist_ok=True)
+    record = work / _SHIPPED
+    shipped: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    notes = []
+    for page in sorted(pages.glob("*.ipynb")):
+        copy, digest = work / page.name, _digest(page)
+        if copy.exists() and _digest(copy) not in (digest, shipped.get(page.name)):
+            if shipped.get(page.name) != digest:
+                notes.append(
+                    f"{page.name} has a newer version; yours is edited and stays (delete it to get the new one)"
+                )
+            continue
+        copy.write_bytes(page.read_bytes())
+        shipped[page.name] = digest
+    record.write_text(json.dumps(shipped, indent=1))
+    return notes
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def run_tests(arguments: list[str]) -> int:
+    """All tests and all pages; pytest's last lines name what was skipped, and why."""
+    root = require_checkout("test")
+    return subprocess.call([sys.executable, "-m", "pytest", *arguments], cwd=root)
+
+
+def regenerate_pages(*, check: bool) -> int:
+    """Execute the pages and store them, or with `check` say which are stale."""
+    root = require_checkout("pages")
+    from workshop_kit.notebook.pages import regenerate
+
+    stale = regenerate(root / "notebooks", write=not check)
+    for page in stale:
+        print(f"{'stale' if check else 'stored'} {page}")
+    return 1 if check and stale else 0
+
+
+def run_bench() -> int:
+    """The bench of the repository."""
+    root = require_checkout("bench")
+    return subprocess.call([sys.executable, str(root / "tests" / "bench" / "bench.py")], cwd=root)
