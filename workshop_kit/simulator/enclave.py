@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from workshop_kit.edges.serving import bind
 from workshop_kit.errors import ImageError, LabError, ManifestError, WorkshopKitError
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.simulator.parent import ParentInstance
@@ -172,18 +173,17 @@ def run_enclave(
         ImageError: the image cannot be read.
         LabError: the service does not start (with its own traceback), or the port cannot be had.
     """
-    host = infrastructure or Infrastructure()
+    listener = bind(port)  # first: a port in use is found out in no time, an enclave takes some
+    host = None
     try:
+        host = infrastructure or Infrastructure()
         started = _run(host, image, debug_mode)
-        try:
-            parent = ParentInstance(host.directory, started["cid"], port=port)
-        except BaseException:
-            host.ask("terminate", enclave_id=started["enclave_id"])
-            raise
     except BaseException:
-        if infrastructure is None:
+        listener.close()
+        if host is not None and infrastructure is None:
             host.close()
         raise
+    parent = ParentInstance(host.directory, started["cid"], listener)
     return Enclave(host, started["enclave_id"], parent, owns=infrastructure is None)
 
 

@@ -38,6 +38,7 @@ ENCLAVE_MODULES = (
     "service/__init__.py",
     "service/access.py",
     "service/manifest.py",
+    "service/strict_yaml.py",
     "simulator/__init__.py",
     "simulator/boot.py",
 )

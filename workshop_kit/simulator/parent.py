@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from workshop_kit.edges.serving import LOOPBACK, bind, port_of
+from workshop_kit.edges.serving import LOOPBACK, port_of
 from workshop_kit.edges.vsock import PROXY_PORT, VsockAddress
 
 _PIECE = 256 * 1024
@@ -33,12 +34,12 @@ class ParentInstance:
     Args:
         directory: where the hypervisor keeps the sockets of its vsock addresses.
         cid: of the enclave.
-        port: to listen on; 0 takes a free one.
+        listener: where clients come, listening already.
     """
 
-    def __init__(self, directory: Path, cid: int, *, port: int = 0) -> None:
+    def __init__(self, directory: Path, cid: int, listener: socket.socket) -> None:
         self._enclave = VsockAddress(cid, PROXY_PORT).path(directory)
-        self._listener = bind(port)
+        self._listener = listener
         self.port = port_of(self._listener)
         self.seen: list[Seen] = []
         self._remembered = 0
