@@ -9,7 +9,9 @@ import hashlib
 import os
 import sys
 
-# ruff: noqa: PTH, RUF005, UP031  (pathlib, unpacking and f-strings are what an old Python cannot read)
+# An old Python reads neither unpacking nor f-strings, and a second start has no time to import pathlib.
+# ruff: noqa: PTH107, PTH118, PTH120, PTH123, RUF005, UP031
+
 OLDEST, NEWEST = (3, 11), (3, 13)
 ROOT = os.path.dirname(os.path.realpath(__file__))
 VENV = os.path.join(ROOT, ".venv")
@@ -122,7 +124,7 @@ def set_up(lock):
     else:
         run(lock, "python -m venv", sys.executable, "-I", "-m", "venv", "--clear", VENV)
         say("installing the project and what it needs with pip (a minute or two, once).")
-        pip = [PYTHON, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [PYTHON, "-I", "-m", "pip", "install", "--quiet", "--no-user", "--disable-pip-version-check"]
         run(lock, "pip install", *(pip + project))
 
 
@@ -146,4 +148,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         stop("interrupted; the next start begins the set-up again.")
     except OSError as error:
-        stop("cannot go on: %s (removing .venv and starting again loses nothing)." % error)
+        stop("cannot go on: %s (remove .venv, or clone the repository afresh, and start again)." % error)

@@ -6,10 +6,12 @@ What differs from run to run without a reason is left out: times of execution, w
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _CELL_SECONDS = 60
@@ -34,15 +36,19 @@ def regenerate(folder: Path, *, write: bool) -> list[str]:
 
 def execute(page: NotebookNode, folder: Path) -> str:
     """The text of a page after a run in a fresh kernel."""
-    client = NotebookClient(
-        page,
-        timeout=_CELL_SECONDS,
-        kernel_name="python3",
-        record_timing=False,
-        store_widget_state=False,
-        resources={"metadata": {"path": str(folder)}},
-    )
-    client.execute()
+    with TemporaryDirectory() as sockets:
+        # The kernel's messages over Unix sockets: off the network, and without its warning about that.
+        ipc = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        client = NotebookClient(
+            page,
+            config=ipc,
+            timeout=_CELL_SECONDS,
+            kernel_name="python3",
+            record_timing=False,
+            store_widget_state=False,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        client.execute()
     for number, cell in enumerate(_code(page), start=1):
         cell.execution_count = number
         for output in cell.outputs:
