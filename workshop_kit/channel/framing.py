@@ -81,7 +81,10 @@ def encode_record(record: Record) -> bytes:
 
 def _encode_head(head: Head) -> bytes:
     first = (head.method, head.target) if isinstance(head, RequestHead) else (str(head.status).encode(),)
-    encoded = b"\0".join([*first, *(part for header in head.headers for part in header)])
+    fields = [*first, *(part for header in head.headers for part in header)]
+    if any(b"\0" in field for field in fields):
+        raise LocalProtocolError("expected fields without NUL in a head, got one that would be read as several")
+    encoded = b"\0".join(fields)
     try:
         if isinstance(head, RequestHead):
             _read_request(encoded)

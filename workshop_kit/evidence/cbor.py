@@ -152,6 +152,6 @@ class _Reader:
                 raise self.error("a number or text as key", type(key).__name__)
             if key in values:
                 self.offset = start
-                raise self.error("each key once", f"{key!r} again")
+                raise self.error("each key once", f"{key!r:.40} again")
             values[key] = self.item(depth + 1)
         return values

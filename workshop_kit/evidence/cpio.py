@@ -6,6 +6,7 @@ inode numbers count up, and a file's mode follows from its content: one that beg
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ _PROGRAM_BEGINNINGS = (b"#!", b"\x7fELF")
 
 @dataclass(frozen=True)
 class Link:
-    """A symbolic link, to a relative path inside the archive."""
+    """A symbolic link, to a relative path inside the archive: `stays_inside` says which are."""
 
     target: str
 
@@ -65,7 +66,7 @@ def read_archive(archive: bytes) -> dict[str, tuple[int, Entry]]:
     """Mode and entry by path, directories left out; what `write_archive` wrote.
 
     Raises:
-        ImageError: these are not the bytes of such an archive, or a path leads out of it.
+        ImageError: `write_archive` never writes these bytes, or a path or a link leads out of the archive.
     """
     files: dict[str, tuple[int, Entry]] = {}
     offset = 0
@@ -74,9 +75,13 @@ def read_archive(archive: bytes) -> dict[str, tuple[int, Entry]]:
         if path == _TRAILER:
             if offset != len(archive):
                 raise ImageError(f"ramdisk: expected its end at byte {offset}, got {len(archive) - offset} more bytes")
-            return files
+            break
         if mode & 0o170000 != 0o040000:
-            files[_safe(path)] = (mode & 0o777, Link(data.decode()) if mode == _LINK else data)
+            files[_safe(path)] = (mode & 0o777, _link(path, data) if mode == _LINK else data)
+    # One form for the same files: no path twice, none below a file or a link, no modes but the two.
+    if write_archive({path: entry for path, (_, entry) in files.items()}) != archive:
+        raise ImageError("ramdisk: expected an archive as `workshop build` writes, got another form of one")
+    return files
 
 
 def _read_entry(archive: bytes, offset: int) -> tuple[str, int, bytes, int]:
@@ -96,6 +101,19 @@ def _read_entry(archive: bytes, offset: int) -> tuple[str, int, bytes, int]:
 
 
 def _safe(path: str) -> str:
-    if path.startswith("/") or not path or any(name in ("", ".", "..") for name in path.split("/")):
+    if "\0" in path or any(name in ("", ".", "..") for name in path.split("/")):
         raise ImageError(f"ramdisk: expected paths inside the archive, got {path!r}")
     return path
+
+
+def _link(path: str, data: bytes) -> Link:
+    target = data.decode("utf-8", "replace")
+    if not stays_inside(path, target):
+        raise ImageError(f"ramdisk: expected links that stay in the archive, got {path!r} to {target!r}")
+    return Link(target)
+
+
+def stays_inside(path: str, target: str) -> bool:
+    """Whether a link at `path` to `target` leads to a place below the archive's root, by its names alone."""
+    place = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    return bool(target) and "\0" not in target and not place.startswith(("/", "../")) and place != ".."

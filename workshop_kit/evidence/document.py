@@ -142,7 +142,7 @@ def read_document(payload: bytes) -> AttestationDocument:
         _expect(fields.get(name) is not None, name, "absent" if name not in fields else "null")
     unknown = [str(key) for key in fields if key not in MANDATORY + OPTIONAL]
     # Fail closed: nitrotpm_pcrs is such a field, and it changes what the others mean.
-    _expect(not unknown, "the nine fields of a document", f"the unknown field {unknown[:1]}")
+    _expect(not unknown, "the nine fields of a document", f"the unknown field {unknown[:1]!r:.40}")
     _expect(fields["digest"] == DIGEST, f"the digest {DIGEST}", repr(fields["digest"])[:40])
     return AttestationDocument(
         module_id=_module_id(fields["module_id"]),
@@ -160,7 +160,9 @@ def _module_id(value: cbor.Value) -> str:
     if not isinstance(value, str) or not value:
         raise _malformed("non-empty text as module_id", repr(value)[:40])
     # A NitroTPM's document without its own field would otherwise pass for an enclave's.
-    _expect(not re.search(r"-tpm[0-9a-f]*$", value), "an enclave's module_id", f"a NitroTPM's, {value}", check="3a")
+    _expect(
+        not re.search(r"-tpm[0-9a-f]*$", value), "an enclave's module_id", f"a NitroTPM's, {value!r:.60}", check="3a"
+    )
     return value
 
 
@@ -172,7 +174,9 @@ def _timestamp(value: cbor.Value) -> int:
 
 def _pcrs(value: cbor.Value) -> dict[int, bytes]:
     if not isinstance(value, dict) or not 1 <= len(value) <= pcr.COUNT:
-        raise _malformed("a map of 1 to 32 PCRs", f"{len(value)} entries" if isinstance(value, dict) else repr(value))
+        raise _malformed(
+            "a map of 1 to 32 PCRs", f"{len(value)} entries" if isinstance(value, dict) else repr(value)[:40]
+        )
     pcrs: dict[int, bytes] = {}
     for index, content in value.items():
         if not isinstance(index, int) or not 0 <= index < pcr.COUNT:

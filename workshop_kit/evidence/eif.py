@@ -136,7 +136,7 @@ def _image(sections: list[tuple[int, bytes]]) -> EnclaveImage:
             raise ImageError(f"enclave image: expected one {kind.name.lower()} section, got {len(by_type[kind])}")
     try:
         metadata = json.loads(by_type[SectionType.METADATA][0]) if by_type[SectionType.METADATA] else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ImageError("enclave image: expected JSON in its metadata section, got something else") from None
     return EnclaveImage(
         kernel=by_type[SectionType.KERNEL][0],

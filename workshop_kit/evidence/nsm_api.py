@@ -90,7 +90,7 @@ def decode_response(data: bytes, name: str) -> Fields:
     """
     try:
         item = cbor.decode(data)
-        if isinstance(item, dict) and item.keys() == {"Error"}:
+        if isinstance(item, dict) and item.keys() == {"Error"} and item["Error"] in ERROR_CODES:
             raise NsmError(str(item["Error"]))
         answered, fields = _named(item)
     except MalformedEvidenceError:

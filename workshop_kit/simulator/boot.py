@@ -23,6 +23,7 @@ import asyncio  # noqa: E402
 import importlib  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
+import traceback  # noqa: E402
 from typing import cast  # noqa: E402
 
 from workshop_kit.edges.enclave_proxy import AsgiApp, EnclaveProxy  # noqa: E402
@@ -60,7 +61,15 @@ def _load_app(service: Path) -> AsgiApp:
     """`app` of `src/app.py`, the convention of the built-in base."""
     sys.path.insert(0, str(service / "src"))
     os.chdir(service)
-    return cast(AsgiApp, importlib.import_module("app").app)
+    try:
+        return cast(AsgiApp, importlib.import_module("app").app)
+    except Exception as error:  # noqa: BLE001  the app's own, whatever it is
+        # The author's traceback begins in the author's files.
+        trace = error.__traceback__
+        while trace and not trace.tb_frame.f_code.co_filename.startswith(str(service)):
+            trace = trace.tb_next
+        traceback.print_exception(error.with_traceback(trace))
+        sys.exit(1)
 
 
 async def _serve(app: AsgiApp, manifest: Manifest, users: Users, vsock: int, nsm: int, report: int) -> None:

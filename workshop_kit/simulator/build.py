@@ -40,7 +40,7 @@ def build_enclave(folder: Path, *, users: Users | None = None, kit: Path = KIT) 
         manifest = parse_manifest(text.decode(), file=str(folder / MANIFEST_PATH))
     except UnicodeDecodeError:
         raise ImageError(f"{folder / MANIFEST_PATH}: expected text in UTF-8, got other bytes") from None
-    distributions, note = _distributions(files.get(REQUIREMENTS))
+    distributions, note = _distributions(files.get(REQUIREMENTS), folder)
     image = assemble_image(
         files,
         name=folder.resolve().name,
@@ -51,13 +51,13 @@ def build_enclave(folder: Path, *, users: Users | None = None, kit: Path = KIT) 
     return Build(image, manifest, (*manifest.warnings, note))
 
 
-def _distributions(requirements: object) -> tuple[str, str]:
+def _distributions(requirements: object, folder: Path) -> tuple[str, str]:
     if not isinstance(requirements, bytes) or not has_requirements(requirements.decode("utf-8", "replace")):
         return "", (
             "CPython and the libraries of the built-in base come from this machine and are not measured; "
             "the same folder and kit give the same PCRs everywhere."
         )
-    listed = distribution_list(environment_for(requirements))
+    listed = distribution_list(environment_for(requirements, folder))
     return listed, (
         f"{len(listed.splitlines())} distributions are measured by digest; "
         "the same PCRs need the same resolved distributions."

@@ -44,10 +44,15 @@ class Infrastructure:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            process_group=0,  # a terminal's Ctrl-C and a notebook's interrupt are for this process alone
         )
         self._ids = itertools.count()
         self._turn = threading.Lock()
-        about = self.ask("root")
+        try:
+            about = self.ask("root")
+        except BaseException:
+            self.close()
+            raise
         self.root: bytes = base64.b64decode(about["root"])
         self.directory = Path(about["directory"])
 
@@ -65,7 +70,7 @@ class Infrastructure:
             try:
                 self._process.stdin.write(request + "\n")
                 self._process.stdin.flush()
-            except OSError:
+            except (OSError, ValueError):  # its process has ended, or `close` ended it
                 raise LabError("the simulated infrastructure is gone; start it again") from None
             answer = self._answer(number)
         if "error" in answer:

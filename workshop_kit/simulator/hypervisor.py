@@ -169,8 +169,7 @@ class Hypervisor:
 
     async def close(self) -> None:
         """End every enclave."""
-        for enclave in list(self.enclaves.values()):
-            await self._terminate(enclave)
+        await asyncio.gather(*map(self._terminate, list(self.enclaves.values())))
 
 
 def _require_base(image: EnclaveImage) -> None:
@@ -228,16 +227,26 @@ async def serve() -> None:
     with tempfile.TemporaryDirectory(prefix="enclave-workshop-") as directory:
         hypervisor = Hypervisor(Path(directory))
         try:
-            while line := await requests.readline():
-                request = json.loads(line)
-                try:
-                    answer = {"id": request["id"], "ok": await hypervisor.handle(request)}
-                except WorkshopKitError as error:
-                    answer = {"id": request["id"], "error": str(error), "kind": type(error).__name__}
-                sys.stdout.write(json.dumps(answer) + "\n")
-                sys.stdout.flush()
+            async with asyncio.TaskGroup() as group:
+                answers = set()
+                while line := await requests.readline():
+                    # Beside the reading: an enclave that boots slowly must not hide that whoever started it is gone.
+                    task = group.create_task(_answer(hypervisor, json.loads(line)))
+                    answers.add(task)
+                    task.add_done_callback(answers.discard)
+                for task in answers:
+                    task.cancel()
         finally:
             await hypervisor.close()
+
+
+async def _answer(hypervisor: Hypervisor, request: Mapping[str, Any]) -> None:
+    try:
+        answer = {"id": request["id"], "ok": await hypervisor.handle(request)}
+    except WorkshopKitError as error:
+        answer = {"id": request["id"], "error": str(error), "kind": type(error).__name__}
+    with contextlib.suppress(BrokenPipeError):  # nobody reads any more; standard input is about to end
+        os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
 
 
 if __name__ == "__main__":

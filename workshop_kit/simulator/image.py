@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workshop_kit.errors import ImageError
-from workshop_kit.evidence.cpio import Entry, Link, read_archive, write_archive
+from workshop_kit.evidence.cpio import Entry, Link, read_archive, stays_inside, write_archive
 from workshop_kit.evidence.eif import EnclaveImage
 
 ENCLAVE_MODULES = (
@@ -39,7 +39,6 @@ ENCLAVE_MODULES = (
     "service/access.py",
     "service/manifest.py",
     "service/strict_yaml.py",
-    "simulator/__init__.py",
     "simulator/boot.py",
 )
 """Every module of the kit that an enclave's processes load. A test compares this with a running enclave's."""
@@ -110,7 +109,7 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: expected a service folder, got {'a file' if folder.exists() else 'nothing'}")
     try:
-        return {path.relative_to(folder).as_posix(): _entry(path, folder) for path in _walk(folder)}
+        return {_name(path, folder): _entry(path, folder) for path in _walk(folder)}
     except OSError as error:
         raise ImageError(f"cannot read {error.filename}: {error.strerror}") from None
 
@@ -125,13 +124,27 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def _name(path: Path, folder: Path) -> str:
+    name = path.relative_to(folder).as_posix()
+    _require_utf8(name, path)
+    return name
+
+
+def _require_utf8(text: str, path: Path) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ImageError(f"{str(path)!r}: expected names in UTF-8, got other bytes; rename it") from None
+
+
 def _entry(path: Path, folder: Path) -> Entry:
     if path.is_symlink():
-        target = path.readlink()
-        inside = not target.is_absolute() and (path.parent / target).resolve().is_relative_to(folder.resolve())
-        if not inside:
+        # By names, not by what they lead to on this machine: inside the enclave the folder has another one.
+        target = path.readlink().as_posix()
+        _require_utf8(target, path)
+        if not stays_inside(path.relative_to(folder).as_posix(), target):
             raise ImageError(f"{path}: expected links that stay in the folder, got one to {target}")
-        return Link(target.as_posix())
+        return Link(target)
     if not path.is_file():
         raise ImageError(f"{path}: expected a file, a folder or a link, got something else; remove it")
     if (size := path.stat().st_size) > _MAX_FILE:

@@ -12,13 +12,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from workshop_kit.errors import ImageError
 
 REQUIREMENTS = "requirements.txt"
-_WRITTEN_BY_INSTALLERS = frozenset({"INSTALLER", "REQUESTED", "RECORD", "direct_url.json"})
+_WRITTEN_BY_INSTALLERS = frozenset(
+    {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "provenance_url.json", "uv_build.json", "uv_cache.json"}
+)
 _TIMEOUT = 900
 
 
@@ -27,42 +30,54 @@ def has_requirements(text: str) -> bool:
     return any(line.strip() and not line.strip().startswith("#") for line in text.splitlines())
 
 
-def environment_for(requirements: bytes) -> Path:
+def environment_for(requirements: bytes, folder: Path) -> Path:
     """The virtual environment that holds what `requirements` asks for, made where this machine has none yet.
+
+    Relative paths in it begin at `folder`.
 
     Raises:
         ImageError: the requirements cannot be installed; the message ends with the installer's last words.
     """
-    key = hashlib.sha256(json.dumps([sys.version, sys.executable]).encode() + requirements).hexdigest()[:32]
+    named = [hashlib.sha256(data).hexdigest() for data in _named_files(requirements.decode("utf-8", "replace"), folder)]
+    key = hashlib.sha256(json.dumps([sys.version, sys.executable, named]).encode() + requirements).hexdigest()[:32]
     environment = _cache() / "environments" / key
     if not (environment / ".complete").exists():
         shutil.rmtree(environment, ignore_errors=True)
-        _install(environment, requirements)
+        _install(environment, requirements, folder)
         (environment / ".complete").touch()
     return environment
+
+
+def _named_files(requirements: str, folder: Path) -> Iterator[bytes]:
+    """The distributions that are named by path: tomorrow other bytes may stand there."""
+    for word in requirements.split():
+        path = folder / word.removeprefix("file://")
+        if path.is_file():
+            yield path.read_bytes()
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enclave-workshop"
 
 
-def _install(environment: Path, requirements: bytes) -> None:
+def _install(environment: Path, requirements: bytes, folder: Path) -> None:
     environment.mkdir(parents=True)
     file = environment / REQUIREMENTS
     file.write_bytes(requirements)
-    _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(environment)])
+    # -I: a json.py in the folder, the working directory, is not to run at build time.
+    _run([sys.executable, "-I", "-m", "venv", "--clear", "--without-pip", str(environment)], folder)
     file.write_bytes(requirements)  # --clear took it along
     python = str(environment / "bin" / "python")
     uv = shutil.which("uv")
     if uv:
-        _run([uv, "pip", "install", "--quiet", "--python", python, "-r", str(file)])
+        _run([uv, "pip", "install", "--quiet", "--python", python, "-r", str(file)], folder)
     else:
-        _run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "-r", str(file)])
+        _run([sys.executable, "-I", "-m", "pip", "--python", python, "install", "--quiet", "-r", str(file)], folder)
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], folder: Path) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False, cwd=folder)
     except subprocess.TimeoutExpired:
         raise ImageError(f"the requirements were not installed within {_TIMEOUT} s") from None
     if done.returncode:

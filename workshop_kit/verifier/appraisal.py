@@ -45,7 +45,7 @@ def appraise(evidence: bytes, policy: Policy, *, now: datetime) -> AppraisalResu
     Raises:
         ValueError: `now` has no time zone, a mistake of the caller's.
     """
-    if now.tzinfo is None:
+    if now.utcoffset() is None:
         raise ValueError("appraise() needs an aware time: datetime.now(UTC), not datetime.now()")
     appraisal = _Appraisal(policy, now)
     if appraisal.gates(evidence):

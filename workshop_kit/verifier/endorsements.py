@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,7 +20,8 @@ from cryptography.x509 import verification
 from workshop_kit.errors import EndorsementError
 from workshop_kit.evidence.document import AttestationDocument
 
-# What `cryptography` raises on certificates that it cannot read: the last three are no ValueErrors.
+# What `cryptography` raises on certificates that it cannot read: the last four are no ValueErrors. It warns of negative
+# serial numbers and of overlong names, which raises where the program runs with `-W error`.
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -28,6 +29,7 @@ _UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
     x509.InvalidVersion,
+    Warning,
 )
 _UNDERSTOOD = {x509.BasicConstraints.oid, x509.KeyUsage.oid}
 """Extensions that may be critical. Any other critical one is refused (RFC 5280, 4.2)."""
@@ -162,7 +164,7 @@ def _check_validity(chain: Sequence[x509.Certificate], now: datetime) -> None:
 
 def show(time: datetime) -> str:
     """A time as the ledger prints it."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _check_path(chain: Sequence[x509.Certificate], now: datetime) -> None:
