@@ -53,8 +53,8 @@ def decode_request(data: bytes) -> tuple[str, Fields]:
     """The name and the fields of a request.
 
     Raises:
-        NsmError: with the code that the device answers: InputTooLarge, InvalidOperation (no request at all) or
-            InvalidArgument (a request whose fields are not the API's).
+        NsmError: with the code that the device answers: InputTooLarge, or InvalidOperation where the bytes are none
+            of the API's requests, fields and 16-bit numbers included, as serde and QEMU's emulator take them.
     """
     if len(data) > MAX_REQUEST:
         raise NsmError("InputTooLarge")
@@ -68,7 +68,9 @@ def decode_request(data: bytes) -> tuple[str, Fields]:
     # A field that may be null may also be left out, as serde reads an Option.
     complete = {field: None for field, allowed in types.items() if type(None) in allowed} | fields
     if complete.keys() != types.keys() or any(type(complete[field]) not in types[field] for field in types):
-        raise NsmError("InvalidArgument")
+        raise NsmError("InvalidOperation")
+    if any(isinstance(value, int) and not 0 <= value < 1 << 16 for value in complete.values()):
+        raise NsmError("InvalidOperation")
     return name, complete
 
 

@@ -41,8 +41,9 @@ class Certified:
     def der(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.DER)
 
-    def outlives(self, time: datetime) -> bool:
-        return self.certificate.not_valid_after_utc > time
+    def covers(self, begin: datetime, end: datetime) -> bool:
+        """Whether it is valid from `begin` to `end`; a clock that was set back lies before its life."""
+        return self.certificate.not_valid_before_utc <= begin and end < self.certificate.not_valid_after_utc
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Pki:
         self._current: dict[str, tuple[Certified, Certified]] = {}
         key = self._key()
         name = _name("simulated.nitro-enclaves")
-        builder = self._builder(name, name, key, now, _ROOT_LIFE, serial_bytes=16)
+        # A day old from the beginning: a clock that is set back must not reach before the anchor's life.
+        builder = self._builder(name, name, key, now - timedelta(days=1), _ROOT_LIFE, serial_bytes=16)
         builder = _as_authority(builder, key, path_length=None)
         self._root = Certified(key, _sign(builder, key))
 
@@ -95,7 +97,7 @@ class Pki:
             builder = builder.add_extension(_crl(role), critical=False)
             return Certified(key, _sign(builder, issuer.key))
 
-        return self._obtain(role, issuer, now + _AUTHORITY_RENEWAL, issue)
+        return self._obtain(role, issuer, now, now + _AUTHORITY_RENEWAL, issue)
 
     def _instance(self, instance_id: str, issuer: Certified, now: datetime) -> Certified:
         def issue() -> Certified:
@@ -108,7 +110,7 @@ class Pki:
             builder = builder.add_extension(_authority_key_identifier(issuer), critical=False)
             return Certified(key, _sign(builder, issuer.key))
 
-        return self._obtain(instance_id, issuer, now + _AUTHORITY_RENEWAL, issue)
+        return self._obtain(instance_id, issuer, now, now + _AUTHORITY_RENEWAL, issue)
 
     def _leaf(self, module_id: str, issuer: Certified, now: datetime) -> Certified:
         def issue() -> Certified:
@@ -120,14 +122,14 @@ class Pki:
             usage = _usage(digital_signature=True, content_commitment=True)
             return Certified(key, _sign(builder.add_extension(usage, critical=False), issuer.key))
 
-        return self._obtain(module_id, issuer, now + _LEAF_RENEWAL, issue)
+        return self._obtain(module_id, issuer, now, now + _LEAF_RENEWAL, issue)
 
     def _obtain(
-        self, name: str, issuer: Certified, needed_until: datetime, issue: Callable[[], Certified]
+        self, name: str, issuer: Certified, now: datetime, needed_until: datetime, issue: Callable[[], Certified]
     ) -> Certified:
         """The current certificate for `name`, or a new one where it grows old or its issuer was replaced."""
         current = self._current.get(name)
-        if current is None or current[1] is not issuer or not current[0].outlives(needed_until):
+        if current is None or current[1] is not issuer or not current[0].covers(now, needed_until):
             current = self._current[name] = (issue(), issuer)
         return current[0]
 

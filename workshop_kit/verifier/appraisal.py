@@ -31,6 +31,7 @@ from workshop_kit.verifier.ledger import (
     parent_check,
 )
 from workshop_kit.verifier.policy import CLOCK_SKEW, Policy
+from workshop_kit.verifier.reference_values import IMAGE_PCRS
 
 __all__ = ["AppraisalResult", "Check", "Claims", "Outcome", "appraise"]
 
@@ -155,8 +156,10 @@ class _Appraisal:
         if 8 in self.policy.waived:
             self.skip(8, f"Left out by {type(self.policy).__name__}.")
             return
-        zero = ", ".join(f"PCR{index}" for index in (0, 1, 2) if document.pcrs.get(index) == pcr.ZERO)
-        self.note(8, not document.is_debug, "PCR0, PCR1 and PCR2 not zero", f"{zero} zero" if zero else "so")
+        # A document that leaves one out does not show that the enclave is closed.
+        open_ = [index for index in IMAGE_PCRS if document.pcrs.get(index, pcr.ZERO) == pcr.ZERO]
+        actual = ", ".join(f"PCR{index} {_short(document.pcrs.get(index))}" for index in open_)
+        self.note(8, not open_, "PCR0, PCR1 and PCR2, none of them zero", actual or "so")
 
     def reference_values(self, document: AttestationDocument) -> None:
         """Check 9. A reference value that is zero is compared like any other."""
