@@ -14,7 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from workshop_kit.edges.user_key import UserKey, read_file
-from workshop_kit.errors import ImageError, LabError, MalformedEvidenceError, WorkshopKitError
+from workshop_kit.errors import (
+    EndorsementError,
+    ImageError,
+    LabError,
+    MalformedEvidenceError,
+    ManifestError,
+    WorkshopKitError,
+)
 from workshop_kit.evidence.document import decode_unverified
 from workshop_kit.service.access import User, Users
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
@@ -54,9 +61,13 @@ def trust_anchor(root: str) -> TrustAnchor:
     if root == "aws":
         return AWS_NITRO_ROOT_G1
     try:
-        return TrustAnchor.from_certificate(readable(Path(root)))
-    except WorkshopKitError as error:
-        raise typer.BadParameter(f"{root}: {error}", param_hint="--root") from None
+        return TrustAnchor.from_certificate(read_file(Path(root)))
+    except LabError as error:
+        raise typer.BadParameter(f"{error}; `workshop run` writes it as it starts", param_hint="--root") from None
+    except EndorsementError as error:
+        raise typer.BadParameter(
+            f"{root}: expected {error.expected}, got {error.actual}", param_hint="--root"
+        ) from None
 
 
 def readable(file: Path) -> bytes:
@@ -91,7 +102,7 @@ def key_pair(private_key: Path, public_key: Path | None) -> UserKey:
     """The user's key, compared with the public file where one is named."""
     key = UserKey.load(private_key)
     if public_key is not None and read_file(public_key) != key.public_bytes:
-        raise LabError(f"expected {public_key} to be the public key of {private_key}, got another: name a pair")
+        raise LabError(f"{public_key}: expected the public key of {private_key}, got something else: name a pair")
     return key
 
 
@@ -102,8 +113,11 @@ def parse_users(texts: list[str], folder: Path) -> Users | None:
     manifest = parse_manifest(
         read_file(folder / MANIFEST_PATH).decode("utf-8", "replace"), file=str(folder / MANIFEST_PATH)
     )
-    users = Users(tuple(_user(text, [role.role_name for role in manifest.roles]) for text in texts))
-    return Users.from_yaml(users.to_yaml(), manifest, file="--user")
+    try:
+        users = Users(tuple(_user(text, [role.role_name for role in manifest.roles]) for text in texts))
+        return Users.from_yaml(users.to_yaml(), manifest)
+    except ManifestError as error:
+        raise LabError(f"--user: {error.message}") from None
 
 
 def _user(text: str, roles: list[str]) -> User:
@@ -113,7 +127,11 @@ def _user(text: str, roles: list[str]) -> User:
     name, role, file = match.groups()
     if role is None and len(roles) != 1:
         raise typer.BadParameter(f"expected {name}:ROLE=FILE with one of {', '.join(roles)}", param_hint="--user")
-    return User(name, role or roles[0], read_file(Path(file)))
+    data = read_file(Path(file))
+    try:
+        return User(name, role or roles[0], data)
+    except ManifestError as error:
+        raise LabError(f"--user {name}: {file}: {error.message}; give the _public.der of `workshop keygen`") from None
 
 
 def write_file(file: Path, data: bytes) -> None:

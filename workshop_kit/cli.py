@@ -70,6 +70,7 @@ def build(
     arguments.write_file(target, made.image.encode())
     if reference_values:
         arguments.write_file(reference_values, values.encode())
+        _note(f"wrote {reference_values}")
     for note in made.notes:
         _note(note)
     _note(f"wrote {target}")
@@ -81,7 +82,7 @@ def run(
     image: Annotated[Path, typer.Argument(help="An enclave image, as `workshop build` writes.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where the parent instance listens; 0: any.")] = 0,
     debug_mode: Annotated[
-        bool, typer.Option("--debug-mode", help="Open the console; PCR0, 1 and 2 become zero.")
+        bool, typer.Option("--debug-mode", help="As on Nitro: PCR0, 1 and 2 are zero, and clients refuse.")
     ] = False,
     root_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the simulator's root goes; default: beside the image.")
@@ -133,7 +134,7 @@ def connect(
     def report(result: AppraisalResult) -> None:
         if disable_pcr_check:
             _note("warning: PCRs are not checked (--disable-pcr-check). Any program may be reading what you send.")
-        _note(f"affirmed {result.claims.document.module_id}")
+        _note(f"affirmed {result.claims.document.module_id}, for the user of {private_key}")
 
     def ready(address: str) -> None:
         print(f"listening on {address}", flush=True)

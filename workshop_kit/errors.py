@@ -70,6 +70,7 @@ class ManifestError(WorkshopKitError):
     def __init__(self, message: str, *, path: str = "", file: str = "", line: int | None = None) -> None:
         place = f"{file}:{line}" if file and line is not None else file
         super().__init__(": ".join(part for part in (place, path, message) if part))
+        self.message = message
         self.path = path
         self.file = file
         self.line = line

@@ -382,7 +382,10 @@ def test_without_reference_values_nothing_is_affirmed_though_nothing_failed(worl
 @pytest.mark.parametrize(
     ("differing", "sentence"),
     [
-        ({0, 2}, "PCR0 and PCR2 differ, PCR1 agrees: same base image, another application."),
+        (
+            {0, 2},
+            "PCR0 and PCR2 differ, PCR1 agrees: same base image, another application, or other users in its image.",
+        ),
         ({0, 1}, "PCR0 and PCR1 differ, PCR2 agrees: same application, another base image."),
         ({0, 1, 2}, "PCR0, PCR1 and PCR2 differ: another image altogether."),
         ({1, 2}, "PCR1 and PCR2 differ, PCR0 agrees: the same bytes, divided differently into base and application."),
@@ -396,7 +399,7 @@ def test_without_reference_values_nothing_is_affirmed_though_nothing_failed(worl
         ({16}, "PCR16 differs: other users or another runtime configuration."),
         (
             {0, 2, 8, 16},
-            "PCR0 and PCR2 differ, PCR1 agrees: same base image, another application. "
+            "PCR0 and PCR2 differ, PCR1 agrees: same base image, another application, or other users in its image. "
             "PCR8 differs: the image is signed with another certificate, or not signed. "
             "PCR16 differs: other users or another runtime configuration.",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from attested import MEASUREMENTS, changed
@@ -76,4 +77,19 @@ def test_a_pcr_that_is_absent_differs() -> None:
     assert values.differing(MEASUREMENTS) == (5,)
     assert values.differing(MEASUREMENTS | {5: pcr.ZERO, 6: bytes(48)}) == ()
     assert values.differing({}) == (0, 1, 2, 5)
-    assert values.explain(()) == ""
+    assert values.explain(MEASUREMENTS | {5: pcr.ZERO}) == ""
+
+
+def test_debug_mode_is_not_mistaken_for_another_image() -> None:
+    zero = dict.fromkeys((0, 1, 2), pcr.ZERO)
+    assert ReferenceValues(MEASUREMENTS).explain(zero) == (
+        "PCR0, PCR1 and PCR2 are zero: debug mode hides which image runs."
+    )
+
+
+def test_published_values_are_read_from_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "values.json"
+    file.write_text(ReferenceValues(MEASUREMENTS).to_json())
+    assert ReferenceValues.from_file(file) == ReferenceValues(MEASUREMENTS)
+    with pytest.raises(WorkshopKitError, match="cannot read"):
+        ReferenceValues.from_file(tmp_path / "none.json")

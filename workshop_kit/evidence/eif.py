@@ -49,6 +49,9 @@ class EnclaveImage:
     ramdisks: tuple[bytes, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"EnclaveImage(PCR0 {self.measurements()[Pcr.IMAGE].hex()[:16]}…, {len(self.encode())} bytes)"
+
     def measurements(self) -> dict[int, bytes]:
         """PCR0, PCR1 and PCR2, 48 bytes each, as whoever loads the image measures them."""
         first, others = self.ramdisks[:1], self.ramdisks[1:]

@@ -45,7 +45,8 @@ class Lab:
     def __init__(self, service: str = "millionaires", users: tuple[str, ...] = ("Alice", "Bob")) -> None:
         source = shipped.folder("data") / "services" / service
         if not source.is_dir():
-            raise LabError(f"expected a service of data/services, got {service!r}")
+            known = ", ".join(sorted(each.name for each in source.parent.iterdir() if each.is_dir()))
+            raise LabError(f"expected one of the services {known}, got {service!r}")
         self._directory = tempfile.TemporaryDirectory(prefix="enclave-workshop-lab-")
         self.folder = Path(self._directory.name) / service
         shutil.copytree(source, self.folder)
@@ -59,7 +60,8 @@ class Lab:
         """Names, roles and public keys, as they go into the image."""
         manifest = parse_manifest((self.folder / MANIFEST_PATH).read_text())
         role = manifest.roles[0].role_name
-        return Users(tuple(User(name, role, key.public_bytes) for name, key in self.keys.items()))
+        users = Users(tuple(User(name, role, key.public_bytes) for name, key in self.keys.items()))
+        return Users.from_yaml(users.to_yaml(), manifest, file="the lab's users")
 
     @cached_property
     def infrastructure(self) -> Infrastructure:
@@ -122,8 +124,7 @@ class Lab:
         try:
             self.connect(name, enclave, policy).close()
         except AppraisalError as error:
-            refused: AppraisalResult = error.result
-            return refused
+            self.results.append(error.result)
         return self.results[-1]
 
     def close(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from workshop_kit.errors import ImageError
+from workshop_kit.evidence.cpio import Entry
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.service.access import Users
 from workshop_kit.service.manifest import MANIFEST_PATH, Manifest, parse_manifest
@@ -14,6 +16,9 @@ from workshop_kit.simulator.requirements import REQUIREMENTS, distribution_list,
 
 BUILT_IN_BASE = "workshop_asgi"
 """The base image that brings the enclave proxy, Python and FastAPI, and calls `app` of src/app.py."""
+
+APP = "src/app.py"
+"""What the built-in base calls."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,26 @@ def build_enclave(folder: Path, *, users: Users | None = None, kit: Path = KIT) 
         distributions=distributions,
         kit=kit,
     )
-    return Build(image, manifest, (*manifest.warnings, note))
+    notes = (*manifest.warnings, *_base_notes(manifest, files, folder), note)
+    return Build(image, manifest, notes if users else (*notes, _NO_USERS))
+
+
+_NO_USERS = "The image has no users: it gives reference values to publish, and lets nobody in."
+
+
+def _base_notes(manifest: Manifest, files: Mapping[str, Entry], folder: Path) -> list[str]:
+    """What the built-in base needs from the folder is looked at now, not when the enclave boots."""
+    if manifest.base_image != BUILT_IN_BASE:
+        return [f"base_image {manifest.base_image} is not {BUILT_IN_BASE}: this simulator measures the image only."]
+    source = files.get(APP)
+    if not isinstance(source, bytes):
+        raise ImageError(f"{folder}: expected {APP} with an ASGI application named app, got none")
+    try:
+        compile(source, str(folder / APP), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise ImageError(f"{folder / APP}:{line or 1}: {error.args[0]}; correct it and build again") from None
+    return []
 
 
 def _distributions(requirements: object, folder: Path) -> tuple[str, str]:

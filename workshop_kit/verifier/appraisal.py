@@ -44,8 +44,10 @@ def appraise(evidence: bytes, policy: Policy, *, now: datetime) -> AppraisalResu
     digest identify nothing; the nonce does.
 
     Raises:
-        ValueError: `now` has no time zone, a mistake of the caller's.
+        TypeError, ValueError: the caller's mistakes: `evidence` is no bytes, `now` has no time zone.
     """
+    if not isinstance(evidence, bytes):
+        raise TypeError(f"appraise() needs the document's bytes, got {type(evidence).__name__}")
     if now.utcoffset() is None:
         raise ValueError("appraise() needs an aware time: datetime.now(UTC), not datetime.now()")
     appraisal = _Appraisal(policy, now)
@@ -134,7 +136,7 @@ class _Appraisal:
             same,
             f"this challenge's {len(challenge)} bytes",
             "the same" if same else "none" if came is None else f"{len(came)} others",
-            "" if same else "The document answers another question: it was recorded and replayed.",
+            "" if same else _not_the_answer(came),
         )
 
     def age(self, document: AttestationDocument) -> None:
@@ -177,7 +179,7 @@ class _Appraisal:
             not differing,
             ", ".join(f"PCR{index} {_short(expected.pcrs[index])}" for index in shown),
             ", ".join(f"PCR{index} {_short(document.pcrs.get(index))}" for index in shown),
-            expected.explain(differing),
+            expected.explain(document.pcrs),
         )
 
     def key(self, document: AttestationDocument) -> None:
@@ -202,6 +204,12 @@ class _Appraisal:
         failed = any(check.failed for check in checks)
         affirmed = not failed and passed.issuperset(GATES) and passed.issuperset(self.policy.required)
         return AppraisalResult(checks, affirmed, self.document)
+
+
+def _not_the_answer(nonce: bytes | None) -> str:
+    if nonce is None:
+        return "The document answers nobody's question: it may be of any time, and meant for anyone."
+    return "The document answers another question: it was recorded and replayed."
 
 
 def _printable(text: str) -> str:

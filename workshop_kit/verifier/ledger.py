@@ -65,7 +65,7 @@ RULES: dict[Number, Rule] = {
         "key is endorsed",
         "NSM attestation process, 3.2.3; RFC 5280, 6.1",
         "anybody makes a root that bears the right names, and signs what he likes.",
-        "Check the trust anchor (--root) and the time (--at); simulated evidence stands under its simulator's root.",
+        "Name the right trust anchor (a simulator writes a new root at each start) and, for an old document, its time.",
     ),
     5: Rule(
         "signature verifies",
@@ -232,7 +232,13 @@ class AppraisalResult:
         return tuple(check for check in self.checks if check.failed)
 
     def __getitem__(self, number: Number) -> Check:
-        return next(check for check in self.checks if check.number == number)
+        for check in self.checks:
+            if check.number == number:
+                return check
+        raise KeyError(f"expected the number of a check, {', '.join(map(str, RULES))}, got {number!r}")
+
+    def __repr__(self) -> str:
+        return f"AppraisalResult({self.summary})"
 
     @property
     def summary(self) -> str:

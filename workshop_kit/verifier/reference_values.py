@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from workshop_kit.errors import WorkshopKitError
 from workshop_kit.evidence import pcr
@@ -13,7 +14,9 @@ IMAGE_PCRS = (0, 1, 2)
 """The PCRs that together say which image runs. One alone leaves the boundary between its parts open."""
 
 _MEANING = {
-    frozenset({0, 2}): "PCR0 and PCR2 differ, PCR1 agrees: same base image, another application.",
+    frozenset(
+        {0, 2}
+    ): "PCR0 and PCR2 differ, PCR1 agrees: same base image, another application, or other users in its image.",
     frozenset({0, 1}): "PCR0 and PCR1 differ, PCR2 agrees: same application, another base image.",
     frozenset({0, 1, 2}): "PCR0, PCR1 and PCR2 differ: another image altogether.",
     frozenset(
@@ -52,6 +55,18 @@ class ReferenceValues:
         return cls({index: _from_hex(index, text) for index, text in values.items()})
 
     @classmethod
+    def from_file(cls, file: Path) -> ReferenceValues:
+        """From a published file; see `from_json`.
+
+        Raises:
+            WorkshopKitError: it cannot be read, or has another form.
+        """
+        try:
+            return cls.from_json(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise WorkshopKitError(f"cannot read {file}: {getattr(error, 'strerror', 'no text in UTF-8')}") from None
+
+    @classmethod
     def from_json(cls, text: str) -> ReferenceValues:
         """From a published file: `{"Measurements": {"PCR0": "…", "PCR1": "…", "PCR2": "…"}}`, as describe-eif prints.
 
@@ -75,11 +90,26 @@ class ReferenceValues:
         """The indices whose value in `pcrs` is another or absent. A zero reference value is compared, not skipped."""
         return tuple(index for index, value in sorted(self.pcrs.items()) if pcrs.get(index) != value)
 
-    def explain(self, differing: tuple[int, ...]) -> str:
-        """What the difference means to a person, one sentence for the image and one for each other PCR."""
-        sentences = [_MEANING.get(image, _mixed(image))] if (image := frozenset(differing) & {0, 1, 2}) else []
+    def explain(self, pcrs: Mapping[int, bytes]) -> str:
+        """What the differences mean to a person, one sentence for the image and one for each other PCR; "" for none."""
+        differing = self.differing(pcrs)
+        image = frozenset(differing) & set(IMAGE_PCRS)
+        sentences = [_image_sentence(image, pcrs)] if image else []
         sentences += [f"PCR{index} differs: {_OTHERS.get(index, 'another value')}." for index in differing if index > 2]
         return " ".join(sentences)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"PCR{int(index)} {value.hex()[:16]}…" for index, value in sorted(self.pcrs.items()))
+        return f"ReferenceValues({shown})"
+
+
+def _image_sentence(image: frozenset[int], pcrs: Mapping[int, bytes]) -> str:
+    if all(pcrs.get(index) == pcr.ZERO for index in IMAGE_PCRS):
+        return "PCR0, PCR1 and PCR2 are zero: debug mode hides which image runs."
+    if image in _MEANING:
+        return _MEANING[image]
+    names = " and ".join(f"PCR{index}" for index in sorted(image))
+    return f"{names} differs though PCR0 agrees: the reference values stem from two builds, or have a typo."
 
 
 _OTHERS = {
@@ -88,11 +118,6 @@ _OTHERS = {
     8: "the image is signed with another certificate, or not signed",
     16: "other users or another runtime configuration",
 }
-
-
-def _mixed(image: frozenset[int]) -> str:
-    names = " and ".join(f"PCR{index}" for index in sorted(image))
-    return f"{names} differs though PCR0 agrees: the reference values stem from two builds, or have a typo."
 
 
 def _from_hex(index: int, text: str) -> bytes:
