@@ -146,12 +146,14 @@ class Hypervisor:
             booted = await asyncio.wait_for(_read_line(report), BOOT_TIMEOUT)
         if booted:
             return
-        if enclave.process.returncode is None and not await _ended(enclave.process):
-            enclave.console.append(f"it did not serve within {BOOT_TIMEOUT:g} s")
+        ended = enclave.process.returncode is not None or await _ended(enclave.process)
         await self._terminate(enclave)
+        code = enclave.process.returncode
+        reason = f"it ended with code {code}" if ended else f"it did not serve within {BOOT_TIMEOUT:g} s"
         # A real enclave's console can be read in debug mode only. This one has met no user's data yet.
         console = "\n".join(enclave.console)
-        raise LabError(f"the service does not start; its own words:\n{console}")
+        words = f"; its own words:\n{console}" if console else " and said nothing"
+        raise LabError(f"the service does not start: {reason}{words}")
 
     async def _terminate(self, enclave: _Enclave) -> None:
         del self.enclaves[enclave.enclave_id]
