@@ -8,6 +8,18 @@ import sys
 
 def main() -> None:
     """Exit 0 when the command did what was asked, 1 with one line when not, 2 for bad arguments, 130 after Ctrl-C."""
+    try:
+        code = _run()
+    except KeyboardInterrupt:  # while modules are loaded, too
+        code = 130
+    except BrokenPipeError:
+        # The reader of a pipe has enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def _run() -> int:
     import typer
 
     from workshop_kit.cli import app
@@ -20,16 +32,10 @@ def main() -> None:
     try:
         code = app(prog_name="workshop", standalone_mode=False)
     except WorkshopKitError as error:
-        _stop(str(error), 1)
+        return _refuse(str(error), 1)
     except tuple(kinds) as error:
-        _stop(_words(error), 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of a pipe has enough; what is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _refuse(_words(error), 2)
+    return code if isinstance(code, int) else 0
 
 
 def _words(error: BaseException) -> str:
@@ -40,9 +46,9 @@ def _words(error: BaseException) -> str:
     return message if "\n" in message else message.rstrip(".") + hint
 
 
-def _stop(message: str, code: int) -> None:
+def _refuse(message: str, code: int) -> int:
     print(message if message.startswith("Usage:") else f"workshop: {message}", file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def connect(
     def report(result: AppraisalResult) -> None:
         if disable_pcr_check:
             _note("warning: PCRs are not checked (--disable-pcr-check). Any program may be reading what you send.")
-        _note(f"affirmed {result.claims.document.module_id}, for the user of {private_key}")
+        _note(f"affirmed {result.claims.document.module_id}, for the holder of {private_key.name}")
 
     def ready(address: str) -> None:
         print(f"listening on {address}", flush=True)

@@ -10,6 +10,7 @@ policy affirmed. Explained in notebook 10.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -128,11 +129,12 @@ class AttestedTransport(httpx.BaseTransport):
         return records
 
     def _connection(self) -> _Connection:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.alive():
-                return connection
-            connection.close()
+        with contextlib.suppress(IndexError):  # not "while self._idle": another thread may take the last one
+            while True:
+                connection = self._idle.pop()
+                if connection.alive():
+                    return connection
+                connection.close()
         return _Connection(self._endpoint)
 
     def _release(self, connection: _Connection, reusable: bool) -> None:
@@ -142,8 +144,9 @@ class AttestedTransport(httpx.BaseTransport):
             connection.close()
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
         self._session = None
 
 

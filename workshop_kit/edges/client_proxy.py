@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
-from workshop_kit.channel.framing import RequestHead
+from workshop_kit.channel.framing import RequestHead, ResponseHead
 from workshop_kit.edges.async_client import AttestedSession
-from workshop_kit.edges.message import end_to_end
+from workshop_kit.edges.message import end_to_end, has_no_body
 from workshop_kit.errors import WorkshopKitError
 
 Message = MutableMapping[str, Any]
@@ -37,21 +37,27 @@ class ClientProxy:
         try:
             async with self._session.exchange(_head(scope), _body(scope, receive)) as response:
                 started = True
-                headers = list(response.head.headers)
+                headers = _local(response.head)
                 await send({"type": "http.response.start", "status": response.head.status, "headers": headers})
                 async for piece in response.body():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
         except (WorkshopKitError, httpx.TransportError) as error:
-            if started:
-                raise  # the response has begun: ending it short is how the client learns
-            await _refuse(send, str(error))
+            # A response that has begun is left without its end: so the client learns that it is cut.
+            if not started:
+                await _refuse(send, str(error))
 
 
 def _head(scope: MutableMapping[str, Any]) -> RequestHead:
     query = scope["query_string"]
     target = scope["raw_path"] + (b"?" + query if query else b"")
     return RequestHead(scope["method"].encode(), target, end_to_end(scope["headers"]))
+
+
+def _local(head: ResponseHead) -> list[tuple[bytes, bytes]]:
+    """The headers for the local server, which would wait for the body that a 304's content-length speaks of."""
+    silent = has_no_body(b"", head.status)
+    return [(name, value) for name, value in head.headers if not (silent and name == b"content-length")]
 
 
 def _body(scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Message]]) -> AsyncIterator[bytes] | None:

@@ -31,16 +31,15 @@ async def run_client_proxy(
         AppraisalError, AccessDeniedError, RemoteProtocolError: the enclave is refused, or refuses.
         LabError: nothing answers there, or the local port cannot be had.
     """
-    listener = bind(lport)
     endpoint = Endpoint.parse(url, port)
     session = AttestedSession(endpoint, key, policy, on_result=on_result)
-    try:
-        await session.connect()
-    except httpx.TransportError as error:
-        listener.close()
-        raise LabError(f"{error}; is `workshop run` still listening there?") from None
-    address = f"http://{LOOPBACK}:{port_of(listener)}"
-    try:
-        await Server(ClientProxy(session), on_ready=lambda: on_ready(address)).serve(sockets=[listener])
-    finally:
-        session.close()
+    with bind(lport) as listener:
+        try:
+            await session.connect()
+        except httpx.TransportError as error:
+            raise LabError(f"{error}; is `workshop run` still listening there?") from None
+        address = f"http://{LOOPBACK}:{port_of(listener)}"
+        try:
+            await Server(ClientProxy(session), on_ready=lambda: on_ready(address)).serve(sockets=[listener])
+        finally:
+            session.close()

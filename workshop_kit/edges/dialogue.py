@@ -96,7 +96,7 @@ class ExchangeDialogue:
         exchange = session.exchange()
         self._length = content_length(head.headers)
         self._sealer = MessageSealer(exchange.sealer, head, length=self._length)
-        self._opener = MessageOpener(exchange.opener)
+        self._opener = MessageOpener(exchange.opener, method=head.method)
         self._response = carrier.CarrierResponse()
         self._path = carrier.exchange_path(session.session_id, exchange.stream)
         self._endpoint = endpoint

@@ -21,10 +21,10 @@ from workshop_kit.channel.framing import Headers, Record, RequestHead, ResponseH
 from workshop_kit.channel.handshake import MAX_HELLO, SESSION_KEY_SIZE
 from workshop_kit.channel.session import EnclaveSession, Exchange
 from workshop_kit.edges import carrier
-from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end
+from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end, has_no_body
 from workshop_kit.edges.nsm_device import NsmDevice, attest
 from workshop_kit.edges.user_key import wrap_key
-from workshop_kit.errors import AccessDeniedError, NsmError, RemoteProtocolError, WorkshopKitError
+from workshop_kit.errors import AccessDeniedError, NsmError, RemoteProtocolError
 from workshop_kit.service.access import User, Users, decide, forwarded_headers
 from workshop_kit.service.manifest import Manifest
 
@@ -126,7 +126,7 @@ class EnclaveProxy:
         except RemoteProtocolError as error:
             return await _say(send, 400, str(error))
         self._sessions.move_to_end(session_id)
-        response = _Response(exchange, send)
+        response = _Response(exchange, send, head.method)
         try:
             await self._serve(head, opened.user, request, response)
         except RemoteProtocolError as error:
@@ -139,12 +139,11 @@ class EnclaveProxy:
             return await response.whole(decision.status, decision.reason)
         try:
             await self._app(_scope(head, user), request.receive, response.send)
-        except WorkshopKitError:
+        except RemoteProtocolError:
             raise
         except Exception:  # noqa: BLE001  the app's own: its traceback goes to the enclave's console, as a server's does
             traceback.print_exc(file=sys.stderr)
-            await response.abort(500, "the app failed; its traceback is on the enclave's console")
-        return None
+        return await response.abort(500, "the app gave no answer; its traceback, if any, is on the enclave's console")
 
 
 def _scope(head: RequestHead, user: User) -> Scope:
@@ -209,9 +208,10 @@ class _Request:
 class _Response:
     """A response, sealed as the app sends it."""
 
-    def __init__(self, exchange: Exchange, send: Send) -> None:
+    def __init__(self, exchange: Exchange, send: Send, method: bytes) -> None:
         self._exchange = exchange
         self._carrier = send
+        self._method = method
         self._start: ResponseHead | None = None
         self._sealer: MessageSealer | None = None
 
@@ -225,13 +225,18 @@ class _Response:
         length: int | None = None
         if self._sealer is None:
             assert self._start is not None  # ASGI: the start comes first
-            self._sealer = MessageSealer(self._exchange.sealer, self._start, length=None)
-            records = self._sealer.seal(data, end=not more)
+            sealer = MessageSealer(self._exchange.sealer, self._start, length=None)
+            records = sealer.seal(self._sent(data), end=not more)
+            self._sealer = sealer  # only now: a head that HTTP does not allow leaves its place to the proxy's answer
             length = None if more else len(records)
             await _start(self._carrier, 200, carrier.RECORDS_TYPE, length)
         else:
-            records = self._sealer.seal(data, end=not more)
+            records = self._sealer.seal(self._sent(data), end=not more)
         await self._carrier({"type": "http.response.body", "body": records, "more_body": more})
+
+    def _sent(self, data: bytes) -> bytes:
+        assert self._start is not None  # ASGI: the start comes first
+        return b"" if has_no_body(self._method, self._start.status) else data
 
     async def whole(self, status: int, text: str) -> None:
         """A plain answer of the proxy's own, sealed like the app's."""
@@ -244,7 +249,7 @@ class _Response:
         await self._body(body, more=False)
 
     async def abort(self, status: int, text: str) -> None:
-        """Say what failed; a response that has begun is left without its end, so the client sees that it is cut."""
+        """Say what failed, where nothing was said; a response that has begun and not ended is known to be cut."""
         if self._sealer is None:
             await self.whole(status, text)
 

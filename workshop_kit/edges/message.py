@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from workshop_kit.channel.framing import MAX_DATA, Head, Headers, Record
+from workshop_kit.channel.framing import MAX_DATA, Head, Headers, Record, ResponseHead
 from workshop_kit.channel.session import Opener, Sealer
 from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
 
@@ -34,6 +34,11 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     if len(values) > 1 or not values[0].isdigit() or len(values[0]) > 18:
         raise RemoteProtocolError(f"expected one content-length in digits, got {b', '.join(values)[:60]!r}")
     return int(values[0])
+
+
+def has_no_body(method: bytes, status: int) -> bool:
+    """Whether no body follows a response, whatever its content-length says (RFC 9112, 6.3)."""
+    return method == b"HEAD" or status in (204, 304)
 
 
 class MessageSealer:
@@ -77,8 +82,10 @@ class MessageSealer:
 class MessageOpener:
     """Opens one message as its bytes arrive."""
 
-    def __init__(self, opener: Opener) -> None:
+    def __init__(self, opener: Opener, *, method: bytes = b"") -> None:
+        """`method` is the request's, where the message is a response."""
         self._opener = opener
+        self._method = method
         self._left: int | None = None
 
     @property
@@ -100,6 +107,8 @@ class MessageOpener:
     def _count(self, record: Record) -> None:
         if record.head is not None:
             self._left = content_length(record.head.headers)
+        if isinstance(record.head, ResponseHead) and has_no_body(self._method, record.head.status):
+            self._left = 0
         if self._left is None:
             return
         self._left -= len(record.data)

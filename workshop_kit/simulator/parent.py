@@ -44,6 +44,7 @@ class ParentInstance:
         self.seen: list[Seen] = []
         self._remembered = 0
         self._loop = asyncio.new_event_loop()
+        self._relaying = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"parent-instance-{self.port}")
         self._thread.start()
 
@@ -53,6 +54,7 @@ class ParentInstance:
 
     def close(self) -> None:
         """Stop relaying; open connections are cut."""
+        self._relaying.wait(5)  # a loop that is stopped while it begins fails in its thread
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
@@ -61,26 +63,28 @@ class ParentInstance:
         asyncio.set_event_loop(self._loop)
         with contextlib.closing(self._loop):
             server = self._loop.run_until_complete(asyncio.start_server(self._carry, sock=self._listener, limit=_PIECE))
+            self._loop.call_soon(self._relaying.set)
             self._loop.run_forever()
             server.close()
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.run_until_complete(_cut(asyncio.all_tasks(self._loop)))
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_writers = [writer]
         try:
             inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._enclave), limit=_PIECE)
-        except OSError:
-            writer.close()
-            return
-        with contextlib.suppress(asyncio.CancelledError):  # the relay is closed
+            open_writers.append(inner_writer)
             await asyncio.gather(
                 self._pump("the enclave", reader, inner_writer),
                 self._pump("the client", inner_reader, writer),
             )
+        except OSError:
+            writer.close()
+        except asyncio.CancelledError:  # the relay is closed
+            for each in open_writers:
+                each.transport.abort()
 
     async def _pump(self, towards: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        with contextlib.suppress(OSError):
             while data := await source.read(_PIECE):
                 self._remember(Seen(towards, data))
                 sink.write(data)
@@ -92,3 +96,11 @@ class ParentInstance:
         self._remembered += len(seen.data)
         while self._remembered > _REMEMBERED and len(self.seen) > 1:
             self._remembered -= len(self.seen.pop(0).data)
+
+
+async def _cut(carrying: set[asyncio.Task[None]]) -> None:
+    await asyncio.sleep(0)  # what was accepted this moment begins, to be ended
+    for task in carrying:
+        task.cancel()
+    await asyncio.gather(*carrying, return_exceptions=True)
+    await asyncio.sleep(0)  # sockets close in the loop's next turn

@@ -1,0 +1,105 @@
+"""A client and an enclave wired in memory, with a simulated NSM behind the enclave: no socket, no clock, seeded chance.
+
+What passes between them is bytes in the test's hands, to drop, to flip, to repeat or to hand over one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+from attested import World
+
+from workshop_kit.channel.client_handshake import ClientHandshake
+from workshop_kit.channel.enclave_handshake import EnclaveHandshake
+from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
+from workshop_kit.channel.session import ClientSession, EnclaveSession, Opener, SessionKeys
+from workshop_kit.edges.user_key import UserKey, wrap_key
+from workshop_kit.errors import RemoteProtocolError
+from workshop_kit.verifier import Policy
+
+ASK = RequestHead(b"GET", b"/compare", ((b"accept", b"*/*"),))
+ANSWER = ResponseHead(200, ((b"content-type", b"text/plain"),))
+
+
+@cache
+def user_key(name: str) -> UserKey:
+    """One key a name, for as long as the tests run: making one takes a while."""
+    del name
+    return UserKey.generate()
+
+
+def keys(seed: int = 0) -> SessionKeys:
+    """The keys of a session without a handshake."""
+    return SessionKeys(*(bytes([seed + part]) * size for part, size in ((1, 16), (2, 32), (3, 32))))
+
+
+def sessions(seed: int = 0) -> tuple[ClientSession, EnclaveSession]:
+    """Both ends of a session without a handshake."""
+    return ClientSession(keys(seed)), EnclaveSession(keys(seed))
+
+
+class Pair:
+    """One handshake, both sides of it. The user is Alice; Alice and Bob are known to the enclave."""
+
+    def __init__(self, world: World | None = None, *, user: str = "Alice", policy: Policy | None = None) -> None:
+        self.world = world or World()
+        self.key = user_key(user)
+        known = {user_key(name).public_bytes for name in ("Alice", "Bob")}
+        self.nonce = self.world.random(32)
+        self.session_key = self.world.random(32)
+        self.client = ClientHandshake(self.key, policy or self.world.policy(), nonce=self.nonce)
+        self.enclave = EnclaveHandshake(is_known=known.__contains__, session_key=self.session_key, wrap=wrap_key)
+
+    def answer(self, hello: bytes, **instead: Any) -> bytes:
+        """The enclave's answer to a hello, with other fields in the document where a test says so."""
+        needed = self.enclave.receive_hello(hello)
+        fields = {"user_data": needed.user_data, "nonce": needed.nonce, "public_key": needed.public_key}
+        document = self.world.attest(**(fields | instead))
+        self.enclave_session = self.enclave.provide_evidence(document)
+        return document
+
+    def receive(self, document: bytes) -> ClientSession:
+        """The client's session, where it takes the document."""
+        self.client.receive_evidence(document, now=self.world.now)
+        return self.client.session()
+
+    def roundtrip(
+        self,
+        *,
+        on_hello: Callable[[bytes], bytes] = lambda hello: hello,
+        on_document: Callable[[bytes], bytes] = lambda document: document,
+    ) -> tuple[ClientSession, EnclaveSession]:
+        """Both sessions, whoever stands between them doing to each message what he likes."""
+        document = self.answer(on_hello(self.client.hello()))
+        return self.receive(on_document(document)), self.enclave_session
+
+
+def understand(client: ClientSession, enclave: EnclaveSession) -> bool:
+    """Whether a request and its response pass; any refusal to open is the kit's and means no."""
+    asked = client.exchange()
+    try:
+        answered = enclave.accept(asked.stream)
+        request = list(answered.opener.receive(asked.sealer.seal(Record(ASK, b"question", end=True))))
+        response = list(asked.opener.receive(answered.sealer.seal(Record(ANSWER, b"answer", end=True))))
+    except RemoteProtocolError:
+        return False
+    return [record.data for record in (*request, *response)] == [b"question", b"answer"]
+
+
+def flip(data: bytes, place: int, bit: int = 0) -> bytes:
+    """`data` with one bit of the byte at `place` flipped."""
+    changed = bytearray(data)
+    changed[place] ^= 1 << bit
+    return bytes(changed)
+
+
+def drop(records: Iterable[bytes], place: int) -> bytes:
+    """The records on the wire without the one at `place`."""
+    return b"".join(record for number, record in enumerate(records) if number != place)
+
+
+def byte_by_byte(opener: Opener, data: bytes) -> list[Record]:
+    """What an opener makes of `data` that arrives one byte at a time."""
+    return [record for value in data for record in opener.receive(bytes([value]))]
