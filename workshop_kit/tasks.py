@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 from workshop_kit.errors import LabError
-from workshop_kit.shipped import folder, require_checkout
+from workshop_kit.shipped import checkout, folder, require_checkout
 
 FIRST_PAGE = "00_start_here.ipynb"
 WORK = "my-work"
 _SHIPPED = ".shipped.json"
+_SETTINGS = Path(__file__).resolve().parent / "notebook" / "lab_settings"
 
 
 def open_lab(arguments: list[str]) -> None:
@@ -23,12 +24,13 @@ def open_lab(arguments: list[str]) -> None:
     Raises:
         LabError: JupyterLab is not installed here.
     """
-    work = Path.cwd() / WORK
+    work = (checkout() or Path.cwd()) / WORK
     for line in copy_pages(folder("notebooks"), work):
         print(line, file=sys.stderr)
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={work}", *_quiet(), *arguments]
     if subprocess.run([sys.executable, "-c", "import jupyterlab"], capture_output=True, check=False).returncode:
         raise LabError("JupyterLab is not installed here: run `python3 workshop.py lab` in the repository")
+    print(f"JupyterLab opens {work} in your browser; Ctrl-C here ends it", file=sys.stderr, flush=True)
     os.execv(sys.executable, command)
 
 
@@ -36,6 +38,7 @@ def _quiet() -> list[str]:
     """Open at the first page, ask no server for news, and keep a kernel's messages off the network."""
     options = [
         f"--LabApp.default_url=/lab/tree/{FIRST_PAGE}",
+        f"--LabApp.app_settings_dir={_SETTINGS}",
         "--LabApp.news_url=",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--KernelManager.transport=ipc",
@@ -47,7 +50,7 @@ def copy_pages(pages: Path, work: Path) -> list[str]:
     """Bring the learner's copy up to date, never touching a page that was edited; says what was left alone."""
     work.mkdir(exist_ok=True)
     record = work / _SHIPPED
-    shipped: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    shipped = _read_record(record)
     notes = []
     for page in sorted(pages.glob("*.ipynb")):
         copy, digest = work / page.name, _digest(page)
@@ -61,6 +64,15 @@ def copy_pages(pages: Path, work: Path) -> list[str]:
         shipped[page.name] = digest
     record.write_text(json.dumps(shipped, indent=1))
     return notes
+
+
+def _read_record(record: Path) -> dict[str, str]:
+    """Which edition of each page was copied; nothing where that is unknown, so that every copy counts as edited."""
+    try:
+        shipped = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return {}
+    return shipped if isinstance(shipped, dict) else {}
 
 
 def _digest(file: Path) -> str:
