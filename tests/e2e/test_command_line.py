@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -75,6 +76,8 @@ def workshop(*arguments: object) -> Outcome:
             main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        raise AssertionError("the command let an interrupt through") from None
     finally:
         signal.alarm(0)
         sys.argv = before
@@ -701,8 +704,8 @@ def failing(result: Outcome) -> list[object]:
     return [check["number"] for check in ledger["checks"] if check["outcome"] == "failed"]
 
 
-def seconds(time: datetime) -> str:
-    return str(time.timestamp())
+def seconds(moment: datetime) -> str:
+    return str(moment.timestamp())
 
 
 @pytest.mark.parametrize(
@@ -710,13 +713,13 @@ def seconds(time: datetime) -> str:
     [
         ({"at": "document"}, None),
         ({"at": "now"}, None),
-        ({"at": lambda time: (time + timedelta(seconds=60)).isoformat()}, None),
-        ({"at": lambda time: (time + timedelta(seconds=60)).replace(tzinfo=None).isoformat()}, None),
-        ({"at": lambda time: seconds(time + timedelta(seconds=60))}, None),
-        ({"at": lambda time: str(int(time.timestamp()) + 60)}, None),
-        ({"at": lambda time: (time + timedelta(minutes=6)).isoformat()}, [7]),
-        ({"at": lambda time: (time + timedelta(minutes=6)).isoformat(), "max_age": 600}, None),
-        ({"at": lambda time: (time + timedelta(hours=4)).isoformat(), "max_age": 1e6}, [4]),
+        ({"at": lambda signed: (signed + timedelta(seconds=60)).isoformat()}, None),
+        ({"at": lambda signed: (signed + timedelta(seconds=60)).replace(tzinfo=None).isoformat()}, None),
+        ({"at": lambda signed: seconds(signed + timedelta(seconds=60))}, None),
+        ({"at": lambda signed: str(int(signed.timestamp()) + 60)}, None),
+        ({"at": lambda signed: (signed + timedelta(minutes=6)).isoformat()}, [7]),
+        ({"at": lambda signed: (signed + timedelta(minutes=6)).isoformat(), "max_age": 600}, None),
+        ({"at": lambda signed: (signed + timedelta(hours=4)).isoformat(), "max_age": 1e6}, [4]),
         ({"at": "2020-01-01"}, [4]),
         ({"at": "1"}, [4]),
         ({"max_age": 1}, [7]),
@@ -727,10 +730,15 @@ def seconds(time: datetime) -> str:
     ],
 )
 def test_an_option_decides_what_is_affirmed(
-    evidence: Evidence, option: dict[str, object], failed: list[object] | None
+    evidence: Evidence, option: dict[str, object], failed: list[object] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Far from Greenwich, so that a time without a zone is read as UTC and not as this machine's."""
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
     filled = {name: value(evidence.world.now) if callable(value) else value for name, value in option.items()}
     result = evidence.verify("--json", **filled)
+    monkeypatch.undo()
+    time.tzset()
     assert (failing(result) if failed else result.code) == (failed or 0)
 
 
