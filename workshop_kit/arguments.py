@@ -11,7 +11,9 @@ from types import FrameType
 
 import typer
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from workshop_kit.edges.user_key import UserKey, read_file
 from workshop_kit.errors import (
@@ -23,6 +25,9 @@ from workshop_kit.errors import (
     WorkshopKitError,
 )
 from workshop_kit.evidence.document import decode_unverified
+from workshop_kit.evidence.eif import EnclaveImage, read_image
+from workshop_kit.evidence.eif_signature import sign_image
+from workshop_kit.evidence.pcr import Pcr, measure
 from workshop_kit.service.access import User, Users
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
 from workshop_kit.verifier import AWS_NITRO_ROOT_G1, ReferenceValues, TrustAnchor
@@ -152,3 +157,30 @@ def end_on_sigterm() -> None:
         sys.exit(143)
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def image_or_folder(path: Path) -> EnclaveImage:
+    """An image from its file, or built from a service folder."""
+    from workshop_kit.simulator.build import build_enclave
+
+    return build_enclave(path).image if path.is_dir() else read_image(readable(path))
+
+
+def signed(
+    image: EnclaveImage, certificate: Path | None, private_key: Path | None
+) -> tuple[EnclaveImage, dict[int, bytes]]:
+    """The image, signed where both files are given, and its measurements, PCR8 among them where it is signed."""
+    if certificate is None and private_key is None:
+        return image, image.measurements()
+    if certificate is None or private_key is None:
+        raise typer.BadParameter("expected --signing-certificate and --private-key together, got one of them")
+    try:
+        key = load_pem_private_key(read_file(private_key), password=None)
+        signer = x509.load_pem_x509_certificate(read_file(certificate))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise LabError(f"expected a certificate in {certificate} and a private key in {private_key}, in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise LabError(f"{private_key}: expected a key on P-256, P-384 or P-521, got {type(key).__name__}")
+    result = sign_image(image, key, signer)
+    pcr8 = measure(signer.public_bytes(Encoding.DER))
+    return result, {**result.measurements(), Pcr.SIGNING_CERTIFICATE: pcr8}

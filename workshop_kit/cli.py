@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -60,14 +61,19 @@ def build(
     reference_values: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the measurements there too, to publish them.")
     ] = None,
+    signing_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sign: the certificate, in PEM.")
+    ] = None,
+    private_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Sign: its private key, in PEM.")] = None,
 ) -> None:
     """Build a service folder into an enclave image, and print its measurements."""
     from workshop_kit.simulator.build import build_enclave
 
     made = build_enclave(folder, users=arguments.parse_users(user or [], folder))
-    values = ReferenceValues(made.image.measurements()).to_json()
+    image, measured = arguments.signed(made.image, signing_certificate, private_key)
+    values = ReferenceValues(measured).to_json()
     target = output or Path(f"{folder.resolve().name}.eif")
-    arguments.write_file(target, made.image.encode())
+    arguments.write_file(target, image.encode())
     if reference_values:
         arguments.write_file(reference_values, values.encode())
         _note(f"wrote {reference_values}")
@@ -152,6 +158,34 @@ def inspect(file: Annotated[Path, typer.Argument(help="An attestation document."
         print(describe(decode_unverified(read_file(file))))
     except MalformedEvidenceError as error:
         raise LabError(f"{file}: {error}") from None
+
+
+@app.command()
+def describe_eif(file: Annotated[Path, typer.Argument(help="An enclave image.")]) -> None:
+    """Print an image's measurements and every fault that it has: exit 0 without one, 1 with any."""
+    from workshop_kit.inspection import describe_image
+
+    description = describe_image(arguments.readable(file), now=datetime.now(UTC))
+    print(json.dumps(description, indent=2))
+    for fault in description["Faults"]:
+        _note(f"fault: {fault}")
+    raise typer.Exit(1 if description["Faults"] else 0)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="An enclave image, or a service folder.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+) -> None:
+    """Say why PCRs differ, down to the file and the bytes: exit 0 when they agree, 1 when not."""
+    from workshop_kit.simulator.comparison import compare_images
+
+    differences = compare_images(arguments.image_or_folder(first), arguments.image_or_folder(second))
+    for difference in differences:
+        print(difference)
+    if not differences:
+        print("PCR0, PCR1 and PCR2 agree: both measure the same")
+    raise typer.Exit(1 if differences else 0)
 
 
 @app.command()

@@ -1,11 +1,17 @@
-"""A document laid open for a reader: what it says, without a word on whether it is true."""
+"""Documents and images laid open for a reader: what they say, and for an image, every fault that its format knows."""
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from cryptography import x509
 
+from workshop_kit.errors import ImageError
 from workshop_kit.evidence import pcr
 from workshop_kit.evidence.document import AttestationDocument
+from workshop_kit.evidence.eif import SectionType, examine_image
+from workshop_kit.evidence.eif_signature import ImageSignature, read_signature
 
 _MEANING = {
     0: "image",
@@ -55,3 +61,30 @@ def _field(value: bytes | None) -> str:
     if value is None:
         return "absent"
     return f"{len(value)} bytes {value[:24].hex()}{'…' if len(value) > 24 else ''}" if value else "empty"
+
+
+def describe_image(data: bytes, *, now: datetime) -> dict[str, Any]:
+    """What `nitro-cli describe-eif` says of an image, under its names, and `Faults`: [] for a sound one.
+
+    Measurements are given wherever the sections can be told apart, also for an image with faults. Never raises.
+    """
+    reading = examine_image(data)
+    measured, faults = dict(reading.measurements()), list(reading.faults)
+    signature: ImageSignature | None = None
+    for section in reading.data(SectionType.SIGNATURE)[:1]:
+        try:
+            signature = read_signature(section)
+            measured[pcr.Pcr.SIGNING_CERTIFICATE] = signature.pcr8
+            faults += signature.faults(measured[pcr.Pcr.IMAGE], now=now)
+        except ImageError as error:
+            faults.append(str(error))
+    digits = {f"PCR{int(index)}": value.hex() for index, value in measured.items()}
+    return {
+        "EifVersion": reading.version,
+        "Architecture": reading.architecture,
+        "Measurements": {"HashAlgorithm": "Sha384 { ... }", **digits} if digits else None,
+        "IsSigned": bool(reading.data(SectionType.SIGNATURE)),
+        "SigningCertificate": signature.certificate.subject.rfc4514_string() if signature else None,
+        "Metadata": reading.metadata,
+        "Faults": faults,
+    }

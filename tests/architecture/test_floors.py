@@ -24,7 +24,7 @@ FLOORS = tuple(
     for floor in (
         "errors",
         "evidence evidence.* service service.manifest service.*yaml* channel channel.framing",
-        "verifier verifier.* service.access simulator simulator.pki simulator.image simulator.nsm",
+        "verifier verifier.* service.access simulator simulator.pki simulator.image simulator.nsm simulator.comparison",
         "channel.session channel.handshake channel.client_handshake channel.enclave_handshake",
         "edges edges.*",
         "simulator.requirements simulator.build simulator.hypervisor simulator.enclave simulator.parent simulator.boot"

@@ -94,13 +94,27 @@ def real(*arguments: object, **more: object) -> Outcome:
 
 # --- the command itself ----------------------------------------------------------------------------------------------
 
-SUBCOMMANDS = ("keygen", "build", "run", "connect", "inspect", "verify", "demo", "lab", "test", "pages", "bench")
+SUBCOMMANDS = (
+    "keygen",
+    "build",
+    "run",
+    "compare",
+    "connect",
+    "describe-eif",
+    "inspect",
+    "verify",
+    "demo",
+    "lab",
+    "test",
+    "pages",
+    "bench",
+)
 
 
 def test_help_lists_every_command() -> None:
     shown = workshop("--help")
     assert (shown.code, shown.errors) == (0, "")
-    listed = re.findall(r"^  ([a-z]+) ", shown.output, re.MULTILINE)
+    listed = re.findall(r"^  ([a-z][a-z-]+) ", shown.output, re.MULTILINE)
     assert sorted(listed) == sorted(SUBCOMMANDS)
 
 
@@ -404,7 +418,7 @@ app = FastAPI(lifespan=lifespan)
     ("image", "words"),
     [
         ("absent", "cannot read"),
-        ("text", "not an enclave image"),
+        ("text", "begins with .eif"),
         ("cut", "the file is damaged, build it again"),
         ("flipped", "the file is damaged, build it again"),
         ("based", "this simulator runs workshop_asgi, the image asks for oblv_ubuntu"),

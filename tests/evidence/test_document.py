@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "PCR32": (payload(pcrs={32: bytes(48)}), "PCR indices from 0 to 31, got 32"),
     "PCR-1": (payload(pcrs={-1: bytes(48)}), "PCR indices from 0 to 31, got -1"),
     "PCR0 in text": (payload(pcrs={"0": bytes(48)}), "PCR indices from 0 to 31, got '0'"),
-    "PCR true": (payload(pcrs={True: bytes(48)}), "a number or text as key, got bool"),
+    "PCR true": (payload(pcrs={True: bytes(48)}), "PCR indices from 0 to 31, got True"),
     "a PCR of 47 bytes": (payload(pcrs={0: bytes(47)}), "48 bytes as PCR0, got 47"),
     "a PCR of 49 bytes": (payload(pcrs={3: bytes(49)}), "48 bytes as PCR3, got 49"),
     "a PCR of 32 bytes": (payload(pcrs={0: bytes(32)}), "48 bytes as PCR0, got 32"),
@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         f"{name} as text": (payload(**{name: ""}), f"0 to 1024 bytes as {name}, got str")
         for name in ("public_key", "user_data", "nonce")
     },
-    "nonce undefined": (payload()[:-1] + b"\xf7", "got undefined"),
+    "nonce undefined": (payload()[:-1] + b"\xf7", "bytes as nonce, got UndefinedType"),
 }
 
 

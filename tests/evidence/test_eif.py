@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from workshop_kit.errors import ImageError
-from workshop_kit.evidence.eif import HEADER_SIZE, EnclaveImage, read_image
+from workshop_kit.evidence import pcr
+from workshop_kit.evidence.eif import HEADER_SIZE, EnclaveImage, examine_image, read_image
 
 IMAGE = EnclaveImage(
     kernel=b"a kernel",
@@ -67,9 +68,14 @@ def test_an_image_reads_back_as_it_was_written() -> None:
     assert read_image(BYTES).encode() == BYTES
 
 
-def test_an_image_without_ramdisks_or_metadata_reads_back() -> None:
-    image = EnclaveImage(kernel=b"", cmdline=b"", ramdisks=())
+def test_an_image_with_empty_sections_reads_back() -> None:
+    image = EnclaveImage(kernel=b"", cmdline=b"", ramdisks=(b"",))
     assert read_image(image.encode()) == image
+
+
+def test_an_image_without_a_ramdisk_is_refused() -> None:
+    with pytest.raises(ImageError, match="ramdisk: expected one or more"):
+        read_image(EnclaveImage(kernel=b"", cmdline=b"", ramdisks=()).encode())
 
 
 def test_the_header_is_laid_out_as_aws_says() -> None:
@@ -152,38 +158,76 @@ def test_a_crafted_image_of_the_right_form_is_read() -> None:
 
 
 def test_sections_of_other_orders_and_signatures_are_read() -> None:
-    """nitro-cli signs images of its own; a signature is not measured."""
-    assert read_image(crafted([(4, b"signature"), *reversed(GOOD[:3]), *GOOD[3:]])) == replace(IMAGE, metadata={})
+    """A signature is not measured."""
+    image = read_image(crafted([(4, b"signature"), *GOOD]))
+    assert image == replace(IMAGE, metadata={}, signature=b"signature")
+    assert image.measurements() == IMAGE.measurements()
+
+
+def test_sections_are_measured_in_the_order_of_their_file() -> None:
+    """As nitro-cli's reader does, whatever the types."""
+    swapped = examine_image(crafted([GOOD[1], GOOD[0], *GOOD[2:]]))
+    assert swapped.faults == ()
+    assert swapped.measurements()[0] == pcr.measure(b"a command line", b"a kernel", b"ramdisk one", b"ramdisk two")
+
+
+def test_equal_ramdisks_are_told_apart_by_their_place() -> None:
+    image = EnclaveImage(kernel=b"k", cmdline=b"c", ramdisks=(b"same", b"same"))
+    assert image.measurements()[1] == pcr.measure(b"k", b"c", b"same")
+    assert image.measurements()[2] == pcr.measure(b"same")
+
+
+def test_lying_tables_do_not_hide_the_measurements() -> None:
+    """A reader that walks the sections loads them all the same: say what it would measure, and that the file lies."""
+    reading = examine_image(crafted(GOOD, offsets={1: 549}))
+    assert [fault.partition(":")[0] for fault in reading.faults] == ["offsets"]
+    assert reading.measurements() == IMAGE.measurements()
+
+
+def test_a_damaged_byte_is_named_and_its_measurements_are_still_given() -> None:
+    data = bytearray(BYTES)
+    data[-1] ^= 1
+    reading = examine_image(bytes(data))
+    assert [fault.partition(":")[0] for fault in reading.faults] == ["CRC"]
+    assert reading.measurements()[0] != IMAGE.measurements()[0]
+
+
+def test_a_file_that_cannot_be_taken_apart_measures_nothing() -> None:
+    for data in (b"", b".eif", BYTES[:-1], b"\0" + BYTES[1:], crafted([*GOOD, (6, b"")])):
+        reading = examine_image(data)
+        assert reading.faults
+        assert reading.measurements() == {}
 
 
 UNREADABLE: dict[str, tuple[bytes, str]] = {
-    "version 3": (crafted(GOOD, version=3), "version 3"),
-    "version 5": (crafted(GOOD, version=5), "version 5"),
-    "no sections": (crafted([]), "1 to 32 sections"),
-    "33 sections": (crafted(GOOD, count=33), "got version 4 and 33"),
-    "more sections than there are": (crafted(GOOD, count=6), "expected a section of"),
-    "fewer sections than there are": (crafted(GOOD, count=4), "more bytes"),
-    "an offset into the header": (crafted(GOOD, offsets={1: 0}), "expected a section of"),
-    "an offset to the section before": (crafted(GOOD, offsets={1: 548}), "expected a section of"),
-    "an offset beyond the file": (crafted(GOOD, offsets={4: 2**64 - 1}), "expected a section of"),
-    "a size beyond the file": (crafted(GOOD, sizes={4: 2**64 - 1}, lengths={4: 2**64 - 1}), "expected a section of"),
-    "a size that covers the next section": (crafted(GOOD, sizes={3: 40}, lengths={3: 40}), "expected a section of"),
-    "a size smaller than the section's": (crafted(GOOD, sizes={4: 1}), "its header says 11"),
-    "a section header that says less": (crafted(GOOD, lengths={4: 1}), "its header says 1"),
-    "bytes after the last section": (crafted(GOOD, more=b"hidden"), "6 more bytes"),
-    "type 0": (crafted([*GOOD, (0, b"")]), "sections of type 1 to 5, got 0"),
-    "type 6": (crafted([*GOOD, (6, b"")]), "sections of type 1 to 5, got 6"),
-    "no kernel": (crafted(GOOD[1:]), "one kernel section, got 0"),
-    "two kernels": (crafted([*GOOD, (1, b"another")]), "one kernel section, got 2"),
-    "no command line": (crafted([GOOD[0], *GOOD[2:]]), "one cmdline section, got 0"),
-    "metadata that are no JSON": (crafted([*GOOD[:2], (5, b"{")]), "JSON in its metadata"),
-    "metadata that are no text": (crafted([*GOOD[:2], (5, b"\xff")]), "JSON in its metadata"),
-    "metadata nested beyond reading": (crafted([*GOOD[:2], (5, b"[" * 100_000)]), "JSON in its metadata"),
+    "version 3": (crafted(GOOD, version=3), "metadata: expected no section in version 3"),
+    "version 5": (crafted(GOOD, version=5), "version: expected 2 to 4, got 5"),
+    "no sections": (crafted([]), "sections: expected 1 to 32, the header says 0"),
+    "33 sections": (crafted(GOOD, count=33), "sections: expected 1 to 32, the header says 33"),
+    "more sections than there are": (crafted(GOOD, count=6), "sections: the header says 6, the file has 5"),
+    "fewer sections than there are": (crafted(GOOD, count=4), "sections: the header says 4, the file has 5"),
+    "an offset into the header": (crafted(GOOD, offsets={1: 0}), "offsets: expected "),
+    "an offset to the section before": (crafted(GOOD, offsets={1: 548}), "offsets: expected "),
+    "an offset beyond the file": (crafted(GOOD, offsets={4: 2**64 - 1}), "offsets: expected "),
+    "a size beyond the file": (crafted(GOOD, sizes={4: 2**64 - 1}, lengths={4: 2**64 - 1}), "section at 631"),
+    "a size that covers the next section": (crafted(GOOD, sizes={3: 40}, lengths={3: 40}), "section at 608"),
+    "a size smaller than the section's": (crafted(GOOD, sizes={4: 1}), "sizes: expected "),
+    "a section header that says less": (crafted(GOOD, lengths={4: 1}), "section at 644: expected 12 bytes of header"),
+    "bytes after the last section": (crafted(GOOD, more=b"hidden"), "section at 654: expected 12 bytes of header"),
+    "type 0": (crafted([*GOOD, (0, b"")]), "section at 654: expected type 1 to 5, got 0"),
+    "type 6": (crafted([*GOOD, (6, b"")]), "section at 654: expected type 1 to 5, got 6"),
+    "no kernel": (crafted(GOOD[1:]), "kernel: expected one section, got 0"),
+    "two kernels": (crafted([*GOOD, (1, b"another")]), "kernel: expected one section, got 2"),
+    "no command line": (crafted([GOOD[0], *GOOD[2:]]), "cmdline: expected one section, got 0"),
+    "metadata that are no JSON": (crafted([*GOOD[:2], (5, b"{")]), "metadata: expected a JSON object"),
+    "metadata that are no text": (crafted([*GOOD[:2], (5, b"\xff")]), "metadata: expected a JSON object"),
+    "metadata nested beyond reading": (crafted([*GOOD[:2], (5, b"[" * 100_000)]), "metadata: expected a JSON object"),
 }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_image_that_lies_about_itself_is_refused_though_its_checksum_is_right(name: str) -> None:
-    data, words = UNREADABLE[name]
-    with pytest.raises(ImageError, match=words):
+    data, fault = UNREADABLE[name]
+    assert any(each.startswith(fault) for each in examine_image(data).faults)
+    with pytest.raises(ImageError, match=r"^enclave image: "):
         read_image(data)

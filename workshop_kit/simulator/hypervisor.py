@@ -29,6 +29,7 @@ from workshop_kit.edges.vsock import FIRST_ENCLAVE_CID, PROXY_PORT, VsockAddress
 from workshop_kit.errors import ImageError, LabError, WorkshopKitError
 from workshop_kit.evidence import pcr
 from workshop_kit.evidence.eif import EnclaveImage, read_image
+from workshop_kit.evidence.eif_signature import read_signature
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
 from workshop_kit.simulator.build import BUILT_IN_BASE
 from workshop_kit.simulator.image import BOOT_SCRIPT, SERVICE, application_file, unpack
@@ -85,7 +86,7 @@ class Hypervisor:
         cid, self._next_cid = self._next_cid, self._next_cid + 1
         # Debug mode: the console is open, so nothing that could be approved is measured.
         measured = loaded.measurements()
-        pcrs = dict.fromkeys(measured, pcr.ZERO) if debug else measured
+        pcrs = (dict.fromkeys(measured, pcr.ZERO) if debug else measured) | _signer(loaded, measured)
         nsm = Nsm(self.pki, instance_id=self.instance_id, measurements=pcrs, now=_now(), random=os.urandom)
         enclave = await self._start(nsm, loaded, cid, debug)
         return {"enclave_id": enclave.enclave_id, "cid": cid}
@@ -172,6 +173,16 @@ class Hypervisor:
     async def close(self) -> None:
         """End every enclave."""
         await asyncio.gather(*map(self._terminate, list(self.enclaves.values())))
+
+
+def _signer(image: EnclaveImage, measured: Mapping[int, bytes]) -> dict[int, bytes]:
+    """PCR8 of a signed image. As nitro-cli, the hypervisor starts none whose signature has a fault."""
+    if image.signature is None:
+        return {}
+    signature = read_signature(image.signature)
+    for fault in signature.faults(measured[pcr.Pcr.IMAGE], now=_now()):
+        raise ImageError(f"enclave image: {fault}; sign it anew")
+    return {pcr.Pcr.SIGNING_CERTIFICATE: signature.pcr8}
 
 
 def _require_base(image: EnclaveImage) -> None:

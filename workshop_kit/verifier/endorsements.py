@@ -7,9 +7,10 @@ The caller names the anchor by its SHA-256. The certificate's bytes may come wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -31,8 +32,6 @@ _UNREADABLE = (
     x509.InvalidVersion,
     Warning,
 )
-_UNDERSTOOD = {x509.BasicConstraints.oid, x509.KeyUsage.oid}
-"""Extensions that may be critical. Any other critical one is refused (RFC 5280, 4.2)."""
 
 
 @dataclass(frozen=True)
@@ -91,31 +90,58 @@ def endorse(document: AttestationDocument, anchor: TrustAnchor, *, now: datetime
             expected=f"{anchor.name}, SHA-256 {anchor.sha256.hex()[:16]}…, first in cabundle",
             actual=f"a certificate with SHA-256 {actual.hex()[:16]}…",
         )
-    chain = [_load(der, place) for place, der in enumerate(ders)]
-    for place, certificate in enumerate(chain):
-        _check_profile(certificate, place)
+    chain = _chain(ders)
     _check_validity(chain, now)
-    _check_path(chain, now)
-    leaf = chain[-1]
-    return Endorsement(
-        key=_p384_key(leaf, len(chain) - 1),
+    return chain.endorsement
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Certificates that lead from the first to the last, whatever the time; valid together in `common`."""
+
+    certificates: tuple[x509.Certificate, ...]
+    common: tuple[datetime, datetime]
+    endorsement: Endorsement
+
+
+@lru_cache(maxsize=64)
+def _chain(ders: tuple[bytes, ...]) -> _Chain:
+    """The chain in these very bytes, seen before or followed now.
+
+    Remembered by the exact certificates, so that a twin with another valid signature is another chain, and without a
+    time: who asks compares validity again. A chain that does not hold is not remembered.
+    """
+    certificates = tuple(_load(der, place) for place, der in enumerate(ders))
+    for place, certificate in enumerate(certificates):
+        _check_profile(certificate, place)
+    begin = max(certificate.not_valid_before_utc for certificate in certificates)
+    end = min(certificate.not_valid_after_utc for certificate in certificates)
+    if begin > end:
+        raise EndorsementError(expected="certificates with a time at which all are valid", actual="none")
+    _check_path(certificates, begin)
+    leaf = certificates[-1]
+    endorsement = Endorsement(
+        key=_p384_key(leaf, len(certificates) - 1),
         leaf_name=common_name(leaf),
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
     )
+    return _Chain(certificates, (begin, end), endorsement)
 
 
 def common_name(certificate: x509.Certificate) -> str:
     """The subject's common name, or "" where there is none."""
-    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    try:
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except _UNREADABLE:
+        return ""
     return str(names[0].value) if names else ""
 
 
 def _load(der: bytes, place: int) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
-        # These parse lazily: ask now, so that nothing below meets an unreadable part.
-        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.signature_algorithm_oid
+        _ = certificate.signature_algorithm_oid  # read lazily: an unreadable part shows now
     except _UNREADABLE as error:
         reason = str(error).split("\n")[0][:80] or type(error).__name__
         raise EndorsementError(expected=f"a certificate {_place(place)}", actual=f"none ({reason})") from None
@@ -131,12 +157,6 @@ def _check_profile(certificate: x509.Certificate, place: int) -> None:
     if certificate.signature_algorithm_oid != x509.SignatureAlgorithmOID.ECDSA_WITH_SHA384:
         actual = certificate.signature_algorithm_oid.dotted_string
         raise EndorsementError(expected=f"ecdsa-with-SHA384 {_place(place)}", actual=actual)
-    for extension in certificate.extensions:
-        if extension.critical and extension.oid not in _UNDERSTOOD:
-            raise EndorsementError(
-                expected=f"no critical extension but basicConstraints and keyUsage {_place(place)}",
-                actual=extension.oid.dotted_string,
-            )
 
 
 def _p384_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurvePublicKey:
@@ -150,21 +170,23 @@ def _p384_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurvePubl
     return key
 
 
-def _check_validity(chain: Sequence[x509.Certificate], now: datetime) -> None:
+def _check_validity(chain: _Chain, now: datetime) -> None:
     """Both ends included, for every certificate, the anchor too (RFC 5280, 4.1.2.5)."""
-    for place, certificate in enumerate(chain):
-        # Certificates count whole seconds: notAfter names a second that still belongs to the life.
-        if not certificate.not_valid_before_utc <= now.replace(microsecond=0) <= certificate.not_valid_after_utc:
-            raise EndorsementError(
-                expected=f"a time in the life of {common_name(certificate) or _place(place)}: "
-                f"{show(certificate.not_valid_before_utc)} to {show(certificate.not_valid_after_utc)}",
-                actual=show(now),
-            )
+    # Certificates count whole seconds: notAfter names a second that still belongs to the life.
+    second = now.replace(microsecond=0)
+    if chain.common[0] <= second <= chain.common[1]:
+        return
+    for place, certificate in enumerate(chain.certificates):
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not begin <= second <= end:
+            life = f"{show(begin)} to {show(end)}"
+            name = common_name(certificate) or _place(place)
+            raise EndorsementError(expected=f"a time in the life of {name}: {life}", actual=show(now))
 
 
 def show(time: datetime) -> str:
     """A time as the ledger prints it."""
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return time.astimezone(UTC).isoformat(" ", "seconds").replace("+00:00", " UTC")
 
 
 def _check_path(chain: Sequence[x509.Certificate], now: datetime) -> None:
@@ -202,15 +224,29 @@ def _leaf_usage(_: object, __: x509.Certificate, usage: x509.KeyUsage) -> None:
 
 
 _CRITICAL, _EITHER = verification.Criticality.CRITICAL, verification.Criticality.AGNOSTIC
-# The defaults want subjectAltName, key identifiers and extended usage, which no genuine Nitro certificate has; the
-# genuine leaf's keyUsage is not critical.
-_AUTHORITY = (
-    verification.ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, _CRITICAL, _authority_constraints)
-    .require_present(x509.KeyUsage, _EITHER, _authority_usage)
-)
-_LEAF = (
-    verification.ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, _CRITICAL, _leaf_constraints)
-    .require_present(x509.KeyUsage, _EITHER, _leaf_usage)
-)
+_NOT_CRITICAL = verification.Criticality.NON_CRITICAL
+
+
+def _profile(
+    constraints: Callable[[object, x509.Certificate, x509.BasicConstraints], None],
+    usage: Callable[[object, x509.Certificate, x509.KeyUsage], None],
+) -> verification.ExtensionPolicy:
+    """What a certificate may and must have. The library refuses every critical extension that no line here names.
+
+    Its defaults want subjectAltName, key identifiers and extended usage, which no genuine Nitro certificate has. The
+    genuine leaf's keyUsage is not critical. Name constraints would have to be obeyed for distinguished names, which the
+    library does not do.
+    """
+    policy = verification.ExtensionPolicy.permit_all()
+    policy = policy.require_present(x509.BasicConstraints, _CRITICAL, constraints)
+    policy = policy.require_present(x509.KeyUsage, _EITHER, usage)
+    policy = policy.require_not_present(x509.NameConstraints)
+    policy = policy.may_be_present(x509.SubjectAlternativeName, _NOT_CRITICAL, None)
+    policy = policy.may_be_present(x509.ExtendedKeyUsage, _NOT_CRITICAL, None)
+    policy = policy.may_be_present(x509.AuthorityInformationAccess, _NOT_CRITICAL, None)
+    policy = policy.may_be_present(x509.SubjectKeyIdentifier, _NOT_CRITICAL, None)
+    return policy.may_be_present(x509.AuthorityKeyIdentifier, _NOT_CRITICAL, None)
+
+
+_AUTHORITY = _profile(_authority_constraints, _authority_usage)
+_LEAF = _profile(_leaf_constraints, _leaf_usage)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from workshop_kit.errors import AppraisalError
 from workshop_kit.evidence.document import AttestationDocument
@@ -132,8 +132,7 @@ def parent_check(number: Number) -> int:
     return number if isinstance(number, int) else int(number[:-1])
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One line of a ledger."""
 
     number: Number
