@@ -39,8 +39,11 @@ PRIVATE = {"ECPrivateKey", "RSAPrivateKey", "Ed25519PrivateKey", "X25519PrivateK
 
 def private_keys():
     """The classes of private keys among all objects that this process's Python knows."""
-    objects = gc.get_objects()
-    return sorted({type(each).__name__ for one in objects for each in (one, *gc.get_referents(one))} & PRIVATE)
+    names = set()
+    for one in gc.get_objects():
+        names.update(type(each).__name__ for each in gc.get_referents(one))
+        names.add(type(one).__name__)
+    return sorted(names & PRIVATE)
 '''
 
 SNOOPING = (

@@ -79,12 +79,12 @@ class _Appraisal:
     def gates(self, evidence: bytes) -> bool:
         try:
             envelope = read_envelope(evidence)
-            self.note(1, True, "a COSE_Sign1", f"one of {len(evidence)} bytes")
+            self.note(1, True, "a COSE_Sign1", f"a COSE_Sign1 of {len(evidence)} bytes")
             require_es384(envelope)
             self.note(2, True, "ES384 and nothing else", "ES384")
             document = self.document = read_document(envelope.payload)
-            self.note(3, True, "the nine fields, each once and within limits", "so")
-            self.note("3a", True, "an enclave's document", "one")
+            self.note(3, True, "the nine fields, each once and within limits", f"all, with {len(document.pcrs)} PCRs")
+            self.note("3a", True, "an enclave's document", "an enclave's")
             endorsement = endorse(document, self.policy.trust_anchor, now=self.now)
             self.note(4, True, f"a path from {self.policy.trust_anchor.name} to the leaf", endorsement.leaf_name)
         except MalformedEvidenceError as error:
@@ -161,7 +161,7 @@ class _Appraisal:
         # A document that leaves one out does not show that the enclave is closed.
         open_ = [index for index in IMAGE_PCRS if document.pcrs.get(index, pcr.ZERO) == pcr.ZERO]
         actual = ", ".join(f"PCR{index} {_short(document.pcrs.get(index))}" for index in open_)
-        self.note(8, not open_, "PCR0, PCR1 and PCR2, none of them zero", actual or "so")
+        self.note(8, not open_, "PCR0, PCR1 and PCR2, none of them zero", actual or "none of them zero")
 
     def reference_values(self, document: AttestationDocument) -> None:
         """Check 9. A reference value that is zero is compared like any other."""
