@@ -90,7 +90,11 @@ def endorse(document: AttestationDocument, anchor: TrustAnchor, *, now: datetime
             expected=f"{anchor.name}, SHA-256 {anchor.sha256.hex()[:16]}…, first in cabundle",
             actual=f"a certificate with SHA-256 {actual.hex()[:16]}…",
         )
-    chain = _chain(ders)
+    try:
+        chain = _chain(ders)
+    except _UNREADABLE as error:
+        # Certificates are read lazily: a part that nothing above asked for shows that it is none only here.
+        raise EndorsementError(expected="certificates that can be read to their end", actual=_reason(error)) from None
     _check_validity(chain, now)
     return chain.endorsement
 
@@ -148,9 +152,12 @@ def _load(der: bytes, place: int) -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(der)
         _ = certificate.signature_algorithm_oid  # read lazily: an unreadable part shows now
     except _UNREADABLE as error:
-        reason = str(error).split("\n")[0][:80] or type(error).__name__
-        raise EndorsementError(expected=f"a certificate {_place(place)}", actual=f"none ({reason})") from None
+        raise EndorsementError(expected=f"a certificate {_place(place)}", actual=f"none ({_reason(error)})") from None
     return certificate
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split("\n")[0][:80] or type(error).__name__
 
 
 def _place(place: int) -> str:
