@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -304,6 +305,25 @@ def test_tasks_share_an_async_client(echo: Running) -> None:
             return [MEBIBYTE[:size] == answer for size, answer in zip(sizes, answers, strict=True)]
 
     assert asyncio.run(ask()) == [True] * 60
+
+
+def test_a_program_with_a_thousand_open_files_keeps_its_connections(echo: Running) -> None:
+    """select(), the usual way to look whether a connection is still open, knows descriptors up to 1023 only."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip(f"this system allows {hard} open files only")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    opened: list[int] = []
+    try:
+        while not opened or opened[-1] < 1030:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+        with echo.client("Alice") as client:
+            for _ in range(3):
+                assert client.get("/status?200").status_code == 200
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_first_request_makes_one_handshake_however_many_wait_for_it(echo: Running) -> None:

@@ -320,8 +320,7 @@ def test_the_two_commands_say_in_one_line_who_is_gone(images: Path, temporary: P
         assert "again" in one_line(errors)
         assert whom.split()[1] in one_line(errors)
         enclave.all_gone()
-        if whom == "the enclave":  # a killed infrastructure cannot tidy up
-            assert enclave.left_behind() == []
+        assert enclave.left_behind() == []
         assert proxy.process.poll() is None
         code, errors = interrupted(proxy)
         assert code == 130
@@ -361,6 +360,8 @@ def test_an_operator_gets_an_error_of_one_line_when_the_infrastructure_is_killed
     until(lambda: not running_of(mine), "the end of the enclave")
     with pytest.raises(WorkshopKitError, match="infrastructure"):
         victim.enclave.infrastructure.ask("describe")
+    victim.enclave.terminate()
+    assert not victim.enclave.infrastructure.directory.exists()
 
 
 # --- what does not start ---------------------------------------------------------------------------------------------

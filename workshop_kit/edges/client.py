@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import selectors
 import socket
 import ssl
 import threading
@@ -217,8 +217,9 @@ class _Connection:
 
     def alive(self) -> bool:
         """Whether the other end has not closed: an idle connection has nothing to read."""
-        readable, _, _ = select.select([self._socket], [], [], 0)
-        return not readable
+        with selectors.DefaultSelector() as selector:  # select() itself knows no descriptor beyond 1023
+            selector.register(self._socket, selectors.EVENT_READ)
+            return not selector.select(0)
 
     def close(self) -> None:
         self._socket.close()

@@ -13,6 +13,7 @@ import base64
 import contextlib
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,8 @@ class Infrastructure:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        if hasattr(self, "directory"):  # a hypervisor that was killed has left it
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def pid(self) -> int:
