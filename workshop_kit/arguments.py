@@ -15,11 +15,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from workshop_kit.edges.dialogue import Endpoint
 from workshop_kit.edges.user_key import UserKey, read_file
 from workshop_kit.errors import (
     EndorsementError,
     ImageError,
     LabError,
+    LocalProtocolError,
     MalformedEvidenceError,
     ManifestError,
     WorkshopKitError,
@@ -101,6 +103,14 @@ def time_of_appraisal(at: str, evidence: bytes) -> datetime:
             f"expected now, document, an ISO 8601 time or seconds since 1970, got {at[:40]!r}", param_hint="--at"
         ) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def endpoint(url: str, port: int | None) -> Endpoint:
+    """Where the parent instance listens."""
+    try:
+        return Endpoint.parse(url, port)
+    except LocalProtocolError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from None
 
 
 def key_pair(private_key: Path, public_key: Path | None) -> UserKey:

@@ -135,6 +135,7 @@ def connect(
         if disable_pcr_check
         else Policy(reference_values=values, trust_anchor=anchor)
     )
+    endpoint = arguments.endpoint(url, port)
     key = arguments.key_pair(private_key, public_key)
 
     def report(result: AppraisalResult) -> None:
@@ -145,7 +146,7 @@ def connect(
     def ready(address: str) -> None:
         print(f"listening on {address}", flush=True)
 
-    asyncio.run(run_client_proxy(url, port, key, policy, lport=lport, on_result=report, on_ready=ready))
+    asyncio.run(run_client_proxy(endpoint, key, policy, lport=lport, on_result=report, on_ready=ready))
 
 
 @app.command()

@@ -136,6 +136,7 @@ BAD_ARGUMENTS: dict[str, tuple[object, ...]] = {
     "a key's name with a slash": ("keygen", "--key-name", "../alice"),
     "a key's name that is hidden": ("keygen", "--key-name", ".alice"),
     "a user without a file": ("build", MILLIONAIRES, "--user", "Alice"),
+    "a URL that is none": ("connect", "--url", "ftp://x", "--private-key", "x", "--disable-pcr-check"),
     "no reference values": ("connect", "--url", "http://127.0.0.1:1", "--private-key", "x"),
     "one reference value": ("verify", os.devnull, "--pcr0", "00" * 48),
     "a reference value that is none": ("verify", os.devnull, "--pcr0", "0", "--pcr1", "0", "--pcr2", "0"),
@@ -557,7 +558,6 @@ REFUSALS: dict[str, tuple[dict[str, object], str]] = {
     "a port in use": ({"lport": "{taken}"}, "cannot listen on 127.0.0.1:.*choose another port"),
     "no HTTP there": ({"url": "http://127.0.0.1:{rude}"}, "expected an HTTP response, got something else"),
     "another server": ({"url": "http://127.0.0.1:{server}"}, "expected an enclave's evidence, got 404"),
-    "a URL that is none": ({"url": "ftp://127.0.0.1"}, "expected a URL such as"),
 }
 
 

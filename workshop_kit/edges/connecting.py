@@ -16,8 +16,7 @@ from workshop_kit.verifier import AppraisalResult, Policy
 
 
 async def run_client_proxy(
-    url: str,
-    port: int | None,
+    endpoint: Endpoint,
     key: UserKey,
     policy: Policy,
     *,
@@ -31,7 +30,6 @@ async def run_client_proxy(
         AppraisalError, AccessDeniedError, RemoteProtocolError: the enclave is refused, or refuses.
         LabError: nothing answers there, or the local port cannot be had.
     """
-    endpoint = Endpoint.parse(url, port)
     session = AttestedSession(endpoint, key, policy, on_result=on_result)
     with bind(lport) as listener:
         try:

@@ -32,7 +32,7 @@ from workshop_kit.evidence.eif import EnclaveImage, read_image
 from workshop_kit.evidence.eif_signature import read_signature
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
 from workshop_kit.simulator.build import BUILT_IN_BASE
-from workshop_kit.simulator.image import BOOT_SCRIPT, SERVICE, application_file, unpack
+from workshop_kit.simulator.image import BOOT_SCRIPT, DISTRIBUTIONS, SERVICE, application_file, unpack
 from workshop_kit.simulator.nsm import Nsm
 from workshop_kit.simulator.pki import Pki
 
@@ -192,6 +192,10 @@ def _require_base(image: EnclaveImage) -> None:
     base = parse_manifest(text).base_image
     if base != BUILT_IN_BASE:
         raise LabError(f"base_image: this simulator runs {BUILT_IN_BASE}, the image asks for {base}")
+    if application_file(image, DISTRIBUTIONS) is not None:
+        raise LabError(
+            f"{BUILT_IN_BASE} runs services on its own libraries, the image brings others; it can only be measured"
+        )
 
 
 async def _serve_nsm(nsm: Nsm, connection: socket.socket) -> None:
