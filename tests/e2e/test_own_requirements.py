@@ -1,4 +1,4 @@
-"""A service with libraries of its own on the built-in base is measured, and refused with the reason when it is to run."""
+"""A service with libraries of its own on the built-in base is measured, and not run on other libraries."""
 
 from __future__ import annotations
 
