@@ -27,7 +27,6 @@ from workshop_kit.channel.handshake import NONCE_SIZE
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, SessionLostError
 from workshop_kit.edges.message import end_to_end
-from workshop_kit.errors import RemoteProtocolError
 from workshop_kit.verifier import AppraisalResult, Policy
 
 READ_SIZE = 256 * 1024
@@ -238,6 +237,3 @@ class _ClosedOnError:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._connection.close()
-
-
-__all__ = ["AttestedTransport", "RemoteProtocolError"]

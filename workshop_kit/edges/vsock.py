@@ -10,9 +10,6 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-PARENT_CID = 3
-"""The context id by which enclaves on Nitro reach their parent instance."""
-
 FIRST_ENCLAVE_CID = 16
 """Where nitro-cli begins to count when it chooses."""
 
