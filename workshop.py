@@ -126,6 +126,10 @@ def set_up(lock):
         say("installing the project and what it needs with pip (a minute or two, once).")
         pip = [PYTHON, "-I", "-m", "pip", "install", "--quiet", "--no-user", "--disable-pip-version-check"]
         run(lock, "pip install", *(pip + project))
+    # Where Python is told to write no byte code, each start would compile the kit anew.
+    import compileall
+
+    compileall.compile_dir(os.path.join(ROOT, "workshop_kit"), quiet=2)
 
 
 def main():

@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509 import NameOID
 
@@ -87,7 +87,7 @@ class World:
 
     def edited(self, **changes: Any) -> bytes:
         """An otherwise honest document with other fields, well signed."""
-        return self.sign(replace(self.document(), **changes).encode())
+        return self.sign(self.document()._replace(**changes).encode())
 
     def fields(self) -> dict[cbor.Key, cbor.Value]:
         """The payload of an honest document as plain CBOR, to be edited past what `AttestationDocument` can say."""
@@ -154,7 +154,7 @@ def twin(evidence: bytes) -> bytes:
 ROLES = ("root", "regional", "zonal", "instance", "leaf")
 AUTHORITY = ("digital_signature", "key_cert_sign", "crl_sign")
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 
 @cache
@@ -197,7 +197,10 @@ class Certificate:
             builder = builder.add_extension(key_usage(*self.usage), critical=self.critical_usage)
         for extension, critical in self.more:
             builder = builder.add_extension(extension, critical=critical)
-        certificate = builder.sign(self.signed_by or issuer.key, self.digest())
+        key = self.signed_by or issuer.key
+        # Equal seeds make equal bytes here too; RSA has no such choice.
+        deterministic = True if isinstance(key, ec.EllipticCurvePrivateKey) else None
+        certificate = builder.sign(key, self.digest(), ecdsa_deterministic=deterministic)
         return certificate.public_bytes(serialization.Encoding.DER)
 
 
@@ -232,6 +235,6 @@ def crafted(world: World, **deviations: dict[str, Any]) -> tuple[bytes, TrustAnc
     chain |= {role: replace(chain[role], **deviation) for role, deviation in deviations.items()}
     made = [chain[role] for role in ROLES]
     ders = [certificate.der(issuer) for certificate, issuer in zip(made, [made[0], *made], strict=False)]
-    document = replace(document, certificate=ders[-1], cabundle=tuple(ders[:-1]))
+    document = document._replace(certificate=ders[-1], cabundle=tuple(ders[:-1]))
     # A leaf's key of another kind cannot sign; gate 4 refuses its certificate before anyone looks at the signature.
     return cose.sign1(document.encode(), p384_key(5), ES384), TrustAnchor.from_certificate(ders[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -32,7 +32,15 @@ from workshop_kit.evidence.eif_signature import sign_image
 from workshop_kit.evidence.pcr import Pcr, measure
 from workshop_kit.service.access import User, Users
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
-from workshop_kit.verifier import AWS_NITRO_ROOT_G1, ReferenceValues, TrustAnchor
+from workshop_kit.verifier import (
+    AWS_NITRO_ROOT_G1,
+    AnyPolicy,
+    Policy,
+    ReferenceValues,
+    TrustAnchor,
+    UnsafeAnyImagePolicy,
+)
+from workshop_kit.verifier.policy_file import load_policy
 
 _USER = re.compile(r"([^:=]+)(?::([^:=]+))?=(.+)")
 
@@ -44,10 +52,14 @@ def require_file_name(name: str) -> None:
 
 
 def hexadecimal(text: str, option: str) -> bytes:
+    """One byte or more: an empty text is more often a variable that was not set than a demand."""
     try:
-        return bytes.fromhex(text)
+        value = bytes.fromhex(text)
     except ValueError:
-        raise typer.BadParameter(f"expected hexadecimal digits, got {text[:40]!r}", param_hint=option) from None
+        value = b""
+    if not value:
+        raise typer.BadParameter(f"expected hexadecimal digits, got {text[:40]!r}", param_hint=option)
+    return value
 
 
 def reference_values(pcrs: dict[int, str | None], file: Path | None) -> ReferenceValues | None:
@@ -75,6 +87,39 @@ def trust_anchor(root: str) -> TrustAnchor:
         raise typer.BadParameter(
             f"{root}: expected {error.expected}, got {error.actual}", param_hint="--root"
         ) from None
+
+
+def policy(
+    file: Path | None,
+    pcrs: dict[int, str | None],
+    values_file: Path | None,
+    root: str | None,
+    *,
+    max_age: float | None = None,
+    any_image: bool = False,
+) -> AnyPolicy:
+    """From the options, or from a policy file in their place."""
+    if file is None:
+        kind = UnsafeAnyImagePolicy if any_image else Policy
+        return kind(
+            reference_values=reference_values(pcrs, values_file),
+            trust_anchor=None if root is None else trust_anchor(root),
+            max_age=None if max_age is None else duration(max_age),
+        )
+    given = [value for value in (*pcrs.values(), values_file, root, max_age) if value is not None]
+    if any_image or given:
+        raise typer.BadParameter("expected --policy or the demands that it replaces, got both")
+    try:
+        return load_policy(file)
+    except WorkshopKitError as error:
+        raise typer.BadParameter(str(error), param_hint="--policy") from None
+
+
+def duration(seconds: float) -> timedelta:
+    try:
+        return timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        raise typer.BadParameter(f"expected seconds, got {seconds}", param_hint="--max-age") from None
 
 
 def readable(file: Path) -> bytes:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -241,9 +240,9 @@ def forged(enclave: Running) -> dict[str, tuple[bytes, int]]:
     def sign(document: AttestationDocument, with_key: Any) -> bytes:
         return cose.sign1(document.encode(), with_key, cose.Algorithm.ES384)
 
-    under_own = replace(genuine, certificate=signer.certificate, cabundle=signer.cabundle)
-    mixed = replace(genuine, certificate=signer.certificate, cabundle=(genuine.cabundle[0], *signer.cabundle[1:]))
-    behind = replace(under_own, cabundle=(*genuine.cabundle, *signer.cabundle[1:]))
+    under_own = genuine._replace(certificate=signer.certificate, cabundle=signer.cabundle)
+    mixed = genuine._replace(certificate=signer.certificate, cabundle=(genuine.cabundle[0], *signer.cabundle[1:]))
+    behind = under_own._replace(cabundle=(*genuine.cabundle, *signer.cabundle[1:]))
     return {
         "under an infrastructure of its own": (sign(under_own, signer.key), 4),
         "under the genuine root and its own authorities": (sign(mixed, signer.key), 4),

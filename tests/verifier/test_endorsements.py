@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -127,7 +126,7 @@ def test_a_certificate_missing_doubled_or_added_is_refused_by_check_4(world: Wor
         (instance, zonal, regional, root),
         (root,),
     ):
-        changed = replace(decode_unverified(evidence), cabundle=cabundle)
+        changed = decode_unverified(evidence)._replace(cabundle=cabundle)
         result = world.appraise(_sign(changed), trust_anchor=anchor)
         require_refusal(result, 4)
 
@@ -135,7 +134,7 @@ def test_a_certificate_missing_doubled_or_added_is_refused_by_check_4(world: Wor
 def test_an_anchor_is_known_by_its_digest_and_not_by_its_place(world: World) -> None:
     """The regional certificate as anchor endorses the rest of the chain, but only where the caller named it."""
     evidence, anchor = crafted(world)
-    shorter = _sign(replace(decode_unverified(evidence), cabundle=_cabundle(evidence)[1:]))
+    shorter = _sign(decode_unverified(evidence)._replace(cabundle=_cabundle(evidence)[1:]))
     assert refused_by(world.appraise(shorter, trust_anchor=anchor)) == 4
     assert refused_by(world.appraise(evidence, trust_anchor=TrustAnchor.from_certificate(_cabundle(evidence)[1]))) == 4
 

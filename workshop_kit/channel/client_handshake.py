@@ -18,7 +18,7 @@ from workshop_kit.channel.handshake import (
 )
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
-from workshop_kit.verifier import AppraisalResult, Policy, appraise
+from workshop_kit.verifier import AnyPolicy, AppraisalResult, appraise
 
 
 class UserKey(Protocol):
@@ -44,7 +44,7 @@ class ClientHandshake:
         nonce: 32 bytes that were never used before. A repeated one lets a recorded answer in.
     """
 
-    def __init__(self, key: UserKey, policy: Policy, *, nonce: bytes) -> None:
+    def __init__(self, key: UserKey, policy: AnyPolicy, *, nonce: bytes) -> None:
         if len(nonce) != NONCE_SIZE:
             raise LocalProtocolError(f"expected a nonce of {NONCE_SIZE} bytes, got {len(nonce)}")
         self._progress = Progress(Side.CLIENT)

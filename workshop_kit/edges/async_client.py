@@ -22,7 +22,7 @@ from workshop_kit.channel.handshake import NONCE_SIZE
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges.client import READ_SIZE, TIMEOUT, has_body, request_head, utc_now
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, SessionLostError
-from workshop_kit.verifier import AppraisalResult, Policy
+from workshop_kit.verifier import AnyPolicy, AppraisalResult
 
 
 class AttestedSession:
@@ -32,7 +32,7 @@ class AttestedSession:
         self,
         endpoint: Endpoint,
         key: UserKey,
-        policy: Policy,
+        policy: AnyPolicy,
         *,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,
@@ -161,7 +161,7 @@ class AsyncAttestedTransport(httpx.AsyncBaseTransport):
         self,
         url: str,
         key: UserKey,
-        policy: Policy,
+        policy: AnyPolicy,
         *,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,

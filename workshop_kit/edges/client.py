@@ -27,7 +27,7 @@ from workshop_kit.channel.handshake import NONCE_SIZE
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, SessionLostError
 from workshop_kit.edges.message import end_to_end
-from workshop_kit.verifier import AppraisalResult, Policy
+from workshop_kit.verifier import AnyPolicy, AppraisalResult
 
 READ_SIZE = 256 * 1024
 TIMEOUT = 30.0
@@ -52,7 +52,7 @@ class AttestedTransport(httpx.BaseTransport):
         self,
         url: str,
         key: UserKey,
-        policy: Policy,
+        policy: AnyPolicy,
         *,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,

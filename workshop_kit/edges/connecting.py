@@ -12,13 +12,13 @@ from workshop_kit.edges.client_proxy import ClientProxy
 from workshop_kit.edges.dialogue import Endpoint
 from workshop_kit.edges.serving import LOOPBACK, Server, bind, port_of
 from workshop_kit.errors import LabError
-from workshop_kit.verifier import AppraisalResult, Policy
+from workshop_kit.verifier import AnyPolicy, AppraisalResult
 
 
 async def run_client_proxy(
     endpoint: Endpoint,
     key: UserKey,
-    policy: Policy,
+    policy: AnyPolicy,
     *,
     lport: int,
     on_result: Callable[[AppraisalResult], None],

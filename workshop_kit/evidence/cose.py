@@ -6,8 +6,9 @@ the sender choose how he is checked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -22,6 +23,12 @@ MAX_SIZE = 32 * 1024
 
 _TAG_18 = 0xD2
 _ARRAY_OF_FOUR = 0x84
+_PARTS = (
+    ("protected header", bytes, "byte string"),
+    ("unprotected header", dict, "map"),
+    ("payload", bytes, "byte string"),
+    ("signature", bytes, "byte string"),
+)
 
 
 class Algorithm(Enum):
@@ -34,12 +41,16 @@ class Algorithm(Enum):
     def __init__(self, identifier: int, curve: ec.EllipticCurve, digest: hashes.HashAlgorithm) -> None:
         self.curve = curve
         self.width = (curve.key_size + 7) // 8
-        self.ecdsa = ec.ECDSA(digest, deterministic_signing=True)
+        self.digest = digest
         self.protected = cbor.encode({1: identifier})
 
+    @cached_property
+    def ecdsa(self) -> ec.ECDSA:
+        """Deterministic (RFC 6979), so that equal inputs give equal documents. Its making loads much: not at import."""
+        return ec.ECDSA(self.digest, deterministic_signing=True)
 
-@dataclass(frozen=True, kw_only=True)
-class Sign1:
+
+class Sign1(NamedTuple):
     """A COSE_Sign1 as received. Nothing has been verified; `unprotected` never will be, the signature leaves it out."""
 
     protected: bytes
@@ -78,23 +89,27 @@ def read_sign1(data: bytes) -> Sign1:
 
 
 def _read_sign1(data: bytes) -> Sign1:
-    _expect(len(data) <= MAX_SIZE, f"at most {MAX_SIZE} bytes", f"{len(data)} bytes")
+    if len(data) > MAX_SIZE:
+        raise _no_sign1(f"at most {MAX_SIZE} bytes", f"{len(data)} bytes")
     body = data[1:] if data[:1] == bytes([_TAG_18]) else data
-    _expect(bool(body), "a COSE_Sign1", "no bytes")
-    _expect(body[0] == _ARRAY_OF_FOUR, "an array of 4 (0x84), untagged or under tag 18", f"0x{body[0]:02x}")
-    parts = cbor.decode(body)
+    if not body:
+        raise _no_sign1("a COSE_Sign1", "no bytes")
+    if body[0] != _ARRAY_OF_FOUR:
+        raise _no_sign1("an array of 4 (0x84), untagged or under tag 18", f"0x{body[0]:02x}")
+    # The quick reader says nothing of the types inside; an empty map has none.
+    parts = cbor.decode_quickly(body)
+    if not isinstance(parts, list) or parts[1] != {}:
+        parts = cbor.decode(body)
     assert isinstance(parts, list)  # its first byte said so
-    for part, name in zip(parts, ("protected header", "", "payload", "signature"), strict=True):
-        _expect(not name or isinstance(part, bytes), f"a byte string as {name}", type(part).__name__)
-    protected, unprotected, payload, signature = parts
-    _expect(isinstance(unprotected, dict), "a map as unprotected header", type(unprotected).__name__)
-    return Sign1(protected=protected, unprotected=unprotected, payload=payload, signature=signature)  # type: ignore[arg-type]
+    for part, (name, kind, wanted) in zip(parts, _PARTS, strict=True):
+        if not isinstance(part, kind):
+            raise _no_sign1(f"a {wanted} as {name}", type(part).__name__)
+    return Sign1(*parts)
 
 
-def _expect(condition: bool, expected: str, actual: str) -> None:
-    if not condition:
-        message = f"not a COSE_Sign1: expected {expected}, got {actual}"
-        raise MalformedEvidenceError(message, check=1, expected=expected, actual=actual)
+def _no_sign1(expected: str, actual: str) -> MalformedEvidenceError:
+    message = f"not a COSE_Sign1: expected {expected}, got {actual}"
+    return MalformedEvidenceError(message, check=1, expected=expected, actual=actual)
 
 
 def to_be_signed(protected: bytes, payload: bytes, external_aad: bytes = b"") -> bytes:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from workshop_kit.errors import MalformedEvidenceError
 from workshop_kit.evidence import cbor, cose, pcr
@@ -25,13 +25,13 @@ MAX_TIMESTAMP = 253402300799999
 MANDATORY = ("module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle")
 OPTIONAL = ("public_key", "user_data", "nonce")
 NITROTPM = "nitrotpm_pcrs"
+_TPM_MODULE = re.compile(r"-tpm[0-9a-f]*$")
 _KNOWN = frozenset(MANDATORY + OPTIONAL)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttestationDocument:
+class AttestationDocument(NamedTuple):
     """The claims of one document, as read: complete and within limits, but nobody's word yet.
 
     Attributes:
@@ -111,9 +111,10 @@ def read_envelope(data: bytes) -> cose.Sign1:
     """
     envelope = cose.read_sign1(data)
     # Unsigned bytes that anyone on the way can add; genuine documents carry none, so none are let in [NSM 3.1].
-    _expect(not envelope.unprotected, "an empty unprotected header", f"{len(envelope.unprotected)} labels", check=1)
-    size = len(envelope.payload)
-    _expect(0 < size <= MAX_PAYLOAD, f"a payload of 1 to {MAX_PAYLOAD} bytes", f"{size} bytes", check=1)
+    if envelope.unprotected:
+        raise _malformed("an empty unprotected header", f"{len(envelope.unprotected)} labels", check=1)
+    if not 0 < len(envelope.payload) <= MAX_PAYLOAD:
+        raise _malformed(f"a payload of 1 to {MAX_PAYLOAD} bytes", f"{len(envelope.payload)} bytes", check=1)
     return envelope
 
 
@@ -124,8 +125,9 @@ def require_es384(envelope: cose.Sign1) -> None:
         MalformedEvidenceError: with `.check` 2.
     """
     expected, actual = cose.Algorithm.ES384.protected, envelope.protected
-    wanted = f"the protected header {expected.hex()}: ES384 and nothing else"
-    _expect(actual == expected, wanted, actual[:16].hex() or "an empty one", check=2)
+    if actual != expected:
+        wanted = f"the protected header {expected.hex()}: ES384 and nothing else"
+        raise _malformed(wanted, actual[:16].hex() or "an empty one", check=2)
 
 
 def read_document(payload: bytes) -> AttestationDocument:
@@ -140,14 +142,16 @@ def read_document(payload: bytes) -> AttestationDocument:
     if not isinstance(fields, dict):
         raise _malformed("a map as document", type(fields).__name__)
     # An EC2 instance's NitroTPM signs under the same root; its PCRs mean something else [AWS NitroTPM documents].
-    _expect(NITROTPM not in fields, "an enclave's document", f"a NitroTPM's, with {NITROTPM}", check="3a")
+    if NITROTPM in fields:
+        raise _malformed("an enclave's document", f"a NitroTPM's, with {NITROTPM}", check="3a")
     for name in MANDATORY:
         if fields.get(name) is None:
             raise _malformed(name, "null" if name in fields else "absent")
     # Fail closed: nitrotpm_pcrs is such a field, and it changes what the others mean.
     if unknown := fields.keys() - _KNOWN:
         raise _malformed("the nine fields of a document", f"the unknown field {sorted(map(str, unknown))[:1]!r:.40}")
-    _expect(fields["digest"] == DIGEST, f"the digest {DIGEST}", repr(fields["digest"])[:40])
+    if fields["digest"] != DIGEST:
+        raise _malformed(f"the digest {DIGEST}", repr(fields["digest"])[:40])
     return AttestationDocument(
         module_id=_module_id(fields["module_id"]),
         timestamp=_timestamp(fields["timestamp"]),
@@ -164,9 +168,8 @@ def _module_id(value: cbor.Value) -> str:
     if not isinstance(value, str) or not value:
         raise _malformed("non-empty text as module_id", repr(value)[:40])
     # A NitroTPM's document without its own field would otherwise pass for an enclave's.
-    _expect(
-        not re.search(r"-tpm[0-9a-f]*$", value), "an enclave's module_id", f"a NitroTPM's, {value!r:.60}", check="3a"
-    )
+    if _TPM_MODULE.search(value):
+        raise _malformed("an enclave's module_id", f"a NitroTPM's, {value!r:.60}", check="3a")
     return value
 
 
@@ -181,14 +184,13 @@ def _pcrs(value: cbor.Value) -> dict[int, bytes]:
         raise _malformed(
             "a map of 1 to 32 PCRs", f"{len(value)} entries" if isinstance(value, dict) else repr(value)[:40]
         )
-    pcrs: dict[int, bytes] = {}
     for index, content in value.items():
         if type(index) is not int or not 0 <= index < pcr.COUNT:
             raise _malformed("PCR indices from 0 to 31", repr(index)[:40])
         # [NSM 3.2.2.2] also lists 32 and 64 bytes, for digests that `digest` does not allow.
-        is_one = type(content) is bytes and len(content) == pcr.SIZE  # the name costs time, and refusals alone need it
-        pcrs[index] = content if is_one else _bytes(content, f"PCR{index}", pcr.SIZE, pcr.SIZE)  # type: ignore[assignment]
-    return pcrs
+        if type(content) is not bytes or len(content) != pcr.SIZE:
+            _bytes(content, f"PCR{index}", pcr.SIZE, pcr.SIZE)
+    return value  # type: ignore[return-value]
 
 
 def _cabundle(value: cbor.Value) -> tuple[bytes, ...]:
@@ -211,11 +213,6 @@ def _bytes(value: cbor.Value, name: str, shortest: int, longest: int) -> bytes:
     limits = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
     actual = str(len(value)) if isinstance(value, bytes) else type(value).__name__
     raise _malformed(f"{limits} bytes as {name}", actual)
-
-
-def _expect(condition: bool, expected: str, actual: str, *, check: int | str = 3) -> None:
-    if not condition:
-        raise _malformed(expected, actual, check=check)
 
 
 def _malformed(expected: str, actual: str, *, check: int | str = 3) -> MalformedEvidenceError:

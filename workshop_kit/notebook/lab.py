@@ -25,7 +25,7 @@ from workshop_kit.service.access import User, Users
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
 from workshop_kit.simulator.build import build_enclave
 from workshop_kit.simulator.enclave import Enclave, Infrastructure, run_enclave
-from workshop_kit.verifier import AppraisalResult, Policy, ReferenceValues, TrustAnchor
+from workshop_kit.verifier import AnyPolicy, AppraisalResult, Policy, ReferenceValues, TrustAnchor
 
 
 class Lab:
@@ -103,7 +103,7 @@ class Lab:
         """What a careful user demands: this image, under this root, now, and not in debug mode."""
         return Policy(reference_values=self.reference_values, trust_anchor=self.trust_anchor)
 
-    def connect(self, name: str, enclave: Enclave | None = None, policy: Policy | None = None) -> httpx.Client:
+    def connect(self, name: str, enclave: Enclave | None = None, policy: AnyPolicy | None = None) -> httpx.Client:
         """An httpx client of one user's, whose other end is an enclave that the policy has affirmed.
 
         Raises:
@@ -119,7 +119,7 @@ class Lab:
         self._clients.append(client)
         return client
 
-    def attempt(self, name: str, enclave: Enclave | None = None, policy: Policy | None = None) -> AppraisalResult:
+    def attempt(self, name: str, enclave: Enclave | None = None, policy: AnyPolicy | None = None) -> AppraisalResult:
         """Connect and hang up: the ledger of the appraisal, whether it affirms or refuses."""
         try:
             self.connect(name, enclave, policy).close()

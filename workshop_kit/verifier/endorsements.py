@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 
@@ -34,8 +33,7 @@ _UNREADABLE = (
 )
 
 
-@dataclass(frozen=True)
-class TrustAnchor:
+class TrustAnchor(NamedTuple):
     """A root certificate that the verifier's owner trusts, known by the SHA-256 of its DER."""
 
     name: str
@@ -48,12 +46,14 @@ class TrustAnchor:
         Raises:
             EndorsementError: `data` is no certificate.
         """
+        from cryptography.hazmat.primitives.serialization import Encoding  # a quarter of what the verifier loads
+
         pem = data.lstrip().startswith(b"-----BEGIN")
         try:
             certificate = x509.load_pem_x509_certificate(data) if pem else x509.load_der_x509_certificate(data)
         except _UNREADABLE:
             raise EndorsementError(expected="a certificate in PEM or DER", actual=f"{len(data)} other bytes") from None
-        der = certificate.public_bytes(serialization.Encoding.DER)
+        der = certificate.public_bytes(Encoding.DER)
         return cls(common_name(certificate), hashlib.sha256(der).digest())
 
 
@@ -63,8 +63,7 @@ AWS_NITRO_ROOT_G1 = TrustAnchor(
 """The root of the aws partition, valid to 2049 (AWS Nitro Enclaves User Guide, "Verifying the root of trust")."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Endorsement:
+class Endorsement(NamedTuple):
     """A key for which the anchor vouches, through certificates that are all valid at one time."""
 
     key: ec.EllipticCurvePublicKey
@@ -99,8 +98,7 @@ def endorse(document: AttestationDocument, anchor: TrustAnchor, *, now: datetime
     return chain.endorsement
 
 
-@dataclass(frozen=True)
-class _Chain:
+class _Chain(NamedTuple):
     """Certificates that lead from the first to the last, whatever the time; valid together in `common`."""
 
     certificates: tuple[x509.Certificate, ...]
@@ -115,22 +113,16 @@ def _chain(ders: tuple[bytes, ...]) -> _Chain:
     Remembered by the exact certificates, so that a twin with another valid signature is another chain, and without a
     time: who asks compares validity again. A chain that does not hold is not remembered.
     """
-    certificates = tuple(_load(der, place) for place, der in enumerate(ders))
-    for place, certificate in enumerate(certificates):
-        _check_profile(certificate, place)
-    begin = max(certificate.not_valid_before_utc for certificate in certificates)
-    end = min(certificate.not_valid_after_utc for certificate in certificates)
+    certificates = tuple([_load(der, place) for place, der in enumerate(ders)])
+    key = [_profiled_key(certificate, place) for place, certificate in enumerate(certificates)][-1]
+    lives = [(certificate.not_valid_before_utc, certificate.not_valid_after_utc) for certificate in certificates]
+    begin, end = max([life[0] for life in lives]), min([life[1] for life in lives])
     if begin > end:
         raise EndorsementError(expected="certificates with a time at which all are valid", actual="none")
     _check_path(certificates, begin)
-    leaf = certificates[-1]
-    endorsement = Endorsement(
-        key=_p384_key(leaf, len(certificates) - 1),
-        leaf_name=common_name(leaf),
-        not_before=leaf.not_valid_before_utc,
-        not_after=leaf.not_valid_after_utc,
-    )
-    return _Chain(certificates, (begin, end), endorsement)
+    name = common_name(certificates[-1])
+    leaf = Endorsement(key=key, leaf_name=name, not_before=lives[-1][0], not_after=lives[-1][1])
+    return _Chain(certificates, (begin, end), leaf)
 
 
 def forget_chains() -> None:
@@ -164,14 +156,8 @@ def _place(place: int) -> str:
     return "as anchor" if place == 0 else f"at place {place} of the chain"
 
 
-def _check_profile(certificate: x509.Certificate, place: int) -> None:
-    _p384_key(certificate, place)
-    if certificate.signature_algorithm_oid != x509.SignatureAlgorithmOID.ECDSA_WITH_SHA384:
-        actual = certificate.signature_algorithm_oid.dotted_string
-        raise EndorsementError(expected=f"ecdsa-with-SHA384 {_place(place)}", actual=actual)
-
-
-def _p384_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurvePublicKey:
+def _profiled_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurvePublicKey:
+    """The certificate's key, if it is P-384 and the certificate signed with SHA-384."""
     try:
         key = certificate.public_key()
     except _UNREADABLE:
@@ -179,6 +165,9 @@ def _p384_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurvePubl
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         kind = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
         raise EndorsementError(expected=f"a P-384 key {_place(place)}", actual=kind)
+    if certificate.signature_algorithm_oid != x509.SignatureAlgorithmOID.ECDSA_WITH_SHA384:
+        actual = certificate.signature_algorithm_oid.dotted_string
+        raise EndorsementError(expected=f"ecdsa-with-SHA384 {_place(place)}", actual=actual)
     return key
 
 

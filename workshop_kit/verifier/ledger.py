@@ -7,13 +7,9 @@ them. Rules of consistency stand beside the check they belong to, as 3a or 5b, a
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, TypeAlias
-
-from workshop_kit.errors import AppraisalError
-from workshop_kit.evidence.document import AttestationDocument
 
 Number: TypeAlias = int | str
 
@@ -26,8 +22,7 @@ class Outcome(Enum):
     NOT_EVALUATED = "not evaluated"
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A check as it stands in every ledger: name, source, what an attacker gains where it is skipped, what to do."""
 
     name: str
@@ -132,6 +127,13 @@ def parent_check(number: Number) -> int:
     return number if isinstance(number, int) else int(number[:-1])
 
 
+Words: TypeAlias = Callable[[], tuple[str, str, str]]
+"""Gives what was expected, what came, and what that means to a person."""
+
+Note: TypeAlias = tuple[Outcome, Words]
+"""A line of a ledger before anybody reads it."""
+
+
 class Check(NamedTuple):
     """One line of a ledger."""
 
@@ -186,88 +188,16 @@ class Check(NamedTuple):
         return "\n".join([line, *(f"       {text}" for text in detail)])
 
 
-@dataclass(frozen=True)
-class Claims:
-    """What a document says, after an appraisal has affirmed it.
-
-    Not guaranteed: that the measured program is right, or that its operator delivers your bytes. Affirmed evidence says
-    which program, on whose word, and when.
-    """
-
-    document: AttestationDocument
-
-    @property
-    def pcrs(self) -> dict[int, bytes]:
-        return dict(self.document.pcrs)
-
-    @property
-    def user_data(self) -> bytes | None:
-        return self.document.user_data
+UNREACHED: Note = (Outcome.NOT_EVALUATED, lambda: ("", "", "An earlier check failed."))
 
 
-@dataclass(frozen=True)
-class AppraisalResult:
-    """The outcome of one appraisal: the ledger, and the claims for those whom it affirms."""
+def read(number: Number, note: Note) -> Check:
+    """The line as a person reads it."""
+    outcome, words = note
+    expected, actual, explanation = words()
+    return Check(number, outcome, _printable(expected), _printable(actual), explanation)
 
-    checks: tuple[Check, ...]
-    affirmed: bool
-    document: AttestationDocument | None
-    """The document as read, unverified; None where the bytes hold none. For explaining a refusal, never for use."""
 
-    @property
-    def claims(self) -> Claims:
-        """The verified claims.
-
-        Raises:
-            AppraisalError: unless the result affirms.
-        """
-        if not self.affirmed or self.document is None:
-            raise AppraisalError(self.summary, result=self)
-        return Claims(self.document)
-
-    @property
-    def failed(self) -> tuple[Check, ...]:
-        """The checks that failed, in the ledger's order."""
-        return tuple(check for check in self.checks if check.failed)
-
-    def __getitem__(self, number: Number) -> Check:
-        for check in self.checks:
-            if check.number == number:
-                return check
-        raise KeyError(f"expected the number of a check, {', '.join(map(str, RULES))}, got {number!r}")
-
-    def __repr__(self) -> str:
-        return f"AppraisalResult({self.summary})"
-
-    @property
-    def summary(self) -> str:
-        """One line: affirmed, or the first failure with expected and actual."""
-        if self.affirmed:
-            return "affirmed: every check that the policy requires passed"
-        if not self.failed:
-            missing = [check for check in self.checks if check.outcome is Outcome.NOT_EVALUATED and check.number == 9]
-            return f"not affirmed: {missing[0].explanation if missing else 'a required check was not evaluated'}"
-        worst = self._telling()
-        others = ", ".join(str(check.number) for check in self.failed if check.number not in GATES and check != worst)
-        text = f"refused by check {worst.number}{f' (and {others})' if others else ''}, {worst.name}: "
-        text += f"expected {worst.expected}; got {worst.actual}"
-        return ". ".join(part.removesuffix(".") for part in (text, worst.explanation, worst.rule.advice) if part) + "."
-
-    def _telling(self) -> Check:
-        """The failure to name first: of a check and the rule beside it, the rule."""
-        first, *others = self.failed
-        beside = [
-            check for check in others if isinstance(check.number, str) and parent_check(check.number) == first.number
-        ]
-        return beside[0] if beside else first
-
-    def to_json(self) -> str:
-        """The object that `workshop verify --json` prints: `affirmed` and `checks`."""
-        checks = [check.as_dict() for check in self.checks]
-        return json.dumps({"affirmed": self.affirmed, "checks": checks}, indent=2, ensure_ascii=False)
-
-    def __str__(self) -> str:
-        verdict = "affirmed" if self.affirmed else self.summary
-        if self.document is not None and self.document.is_simulated:
-            verdict += "\nSimulated evidence: no hardware stands behind it."
-        return "\n".join([*(str(check) for check in self.checks), verdict])
+def _printable(text: str) -> str:
+    """Names in unverified bytes may hold anything, a terminal's control sequences too."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from workshop_kit.errors import WorkshopKitError
 from workshop_kit.evidence import pcr
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 IMAGE_PCRS = (0, 1, 2)
 """The PCRs that together say which image runs. One alone leaves the boundary between its parts open."""
@@ -28,31 +29,38 @@ _MEANING = {
 }
 
 
-@dataclass(frozen=True)
-class ReferenceValues:
+class _Named(NamedTuple):
+    pcrs: Mapping[int, bytes]
+    name: str = ""
+
+
+class ReferenceValues(_Named):
     """PCRs to compare with: index to 48 bytes. PCR0, 1 and 2 are always among them.
+
+    Attributes:
+        pcrs: as given, ascending.
+        name: what a person calls them ("1.4, published 2026-01-15"); ledgers repeat it.
 
     Raises:
         WorkshopKitError: an index is no PCR's, a value is not 48 bytes, or one of PCR0, 1 and 2 is missing.
     """
 
-    pcrs: Mapping[int, bytes]
-
-    def __post_init__(self) -> None:
-        missing = [f"PCR{index}" for index in IMAGE_PCRS if index not in self.pcrs]
+    def __new__(cls, pcrs: Mapping[int, bytes], name: str = "") -> Self:
+        missing = [f"PCR{index}" for index in IMAGE_PCRS if index not in pcrs]
         if missing:
             raise WorkshopKitError(
                 f"reference values need PCR0, PCR1 and PCR2 together, {' and '.join(missing)} missing: "
                 "one of them alone does not say which image runs"
             )
-        for index, value in self.pcrs.items():
+        for index, value in pcrs.items():
             if not 0 <= index < pcr.COUNT or len(value) != pcr.SIZE:
                 raise WorkshopKitError(f"reference value PCR{index}: expected 48 bytes, got {len(value)}")
+        return super().__new__(cls, dict(sorted(pcrs.items())), name)
 
     @classmethod
-    def from_hex(cls, values: Mapping[int, str]) -> ReferenceValues:
+    def from_hex(cls, values: Mapping[int, str], *, name: str = "") -> ReferenceValues:
         """From hexadecimal digits by index, as a command line or a published file has them."""
-        return cls({index: _from_hex(index, text) for index, text in values.items()})
+        return cls({index: _from_hex(index, text) for index, text in values.items()}, name)
 
     @classmethod
     def from_file(cls, file: Path) -> ReferenceValues:
@@ -73,6 +81,8 @@ class ReferenceValues:
         Raises:
             WorkshopKitError: the text has not that form.
         """
+        import json
+
         try:
             measurements = json.loads(text)["Measurements"]
             values = {int(name[3:]): value for name, value in measurements.items() if name.startswith("PCR")}
@@ -82,13 +92,15 @@ class ReferenceValues:
 
     def to_json(self) -> str:
         """The published form; `from_json` reads it."""
+        import json
+
         measurements = {"HashAlgorithm": "Sha384 { ... }"}
-        measurements |= {f"PCR{index}": value.hex() for index, value in sorted(self.pcrs.items())}
+        measurements |= {f"PCR{index}": value.hex() for index, value in self.pcrs.items()}
         return json.dumps({"Measurements": measurements}, indent=2) + "\n"
 
     def differing(self, pcrs: Mapping[int, bytes]) -> tuple[int, ...]:
         """The indices whose value in `pcrs` is another or absent. A zero reference value is compared, not skipped."""
-        return tuple(index for index, value in sorted(self.pcrs.items()) if pcrs.get(index) != value)
+        return tuple([index for index, value in self.pcrs.items() if pcrs.get(index) != value])
 
     def explain(self, pcrs: Mapping[int, bytes]) -> str:
         """What the differences mean to a person, one sentence for the image and one for each other PCR; "" for none."""
@@ -99,7 +111,7 @@ class ReferenceValues:
         return " ".join(sentences)
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"PCR{int(index)} {value.hex()[:16]}…" for index, value in sorted(self.pcrs.items()))
+        shown = ", ".join(f"PCR{int(index)} {value.hex()[:16]}…" for index, value in self.pcrs.items())
         return f"ReferenceValues({shown})"
 
 

@@ -1,0 +1,132 @@
+"""What an appraisal gives back: a ledger for everybody, claims for those whom it affirms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+from workshop_kit.errors import AppraisalError
+from workshop_kit.evidence.document import AttestationDocument
+from workshop_kit.verifier.ledger import GATES, RULES, UNREACHED, Check, Note, Number, Outcome, parent_check, read
+
+
+class Claims(NamedTuple):
+    """What a document says, after an appraisal has affirmed it.
+
+    Not guaranteed: that the measured program is right, or that its operator delivers your bytes. Affirmed evidence says
+    which program, on whose word, and when.
+    """
+
+    document: AttestationDocument
+
+    @property
+    def pcrs(self) -> dict[int, bytes]:
+        return dict(self.document.pcrs)
+
+    @property
+    def user_data(self) -> bytes | None:
+        return self.document.user_data
+
+
+class AppraisalResult:
+    """The outcome of one appraisal: the ledger, and the claims for those whom it affirms.
+
+    Attributes:
+        affirmed: whether every check that the policy requires passed, and none failed.
+        document: as read, unverified; None where the bytes hold none. For explaining a refusal, never for use.
+        alternatives: where the policy offers several ways to pass and none affirms, the results of all. This one came
+            nearest.
+    """
+
+    def __init__(
+        self,
+        affirmed: bool,
+        document: AttestationDocument | None,
+        notes: Mapping[Number, Note],
+        alternatives: tuple[AppraisalResult, ...] = (),
+    ) -> None:
+        self.affirmed = affirmed
+        self.document = document
+        self.notes = notes
+        self.alternatives = alternatives
+
+    @cached_property
+    def checks(self) -> tuple[Check, ...]:
+        """The ledger's lines, in its order. Words are made here: most ledgers are never read."""
+        return tuple(read(number, self.notes.get(number, UNREACHED)) for number in RULES)
+
+    @property
+    def claims(self) -> Claims:
+        """The verified claims.
+
+        Raises:
+            AppraisalError: unless the result affirms.
+        """
+        if not self.affirmed or self.document is None:
+            raise AppraisalError(self.summary, result=self)
+        return Claims(self.document)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed, in the ledger's order."""
+        return tuple(check for check in self.checks if check.failed)
+
+    def __getitem__(self, number: Number) -> Check:
+        for check in self.checks:
+            if check.number == number:
+                return check
+        raise KeyError(f"expected the number of a check, {', '.join(map(str, RULES))}, got {number!r}")
+
+    def __repr__(self) -> str:
+        return f"AppraisalResult({self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """One line: affirmed, or the first failure with expected and actual."""
+        if self.affirmed:
+            return "affirmed: every check that the policy requires passed"
+        if not self.failed:
+            missing = [check for check in self.checks if check.outcome is Outcome.NOT_EVALUATED and check.number == 9]
+            return f"not affirmed: {missing[0].explanation if missing else 'a required check was not evaluated'}"
+        worst = self._telling()
+        more = ", ".join(str(check.number) for check in self.failed if check.number not in GATES and check != worst)
+        text = f"refused by check {worst.number}{f' (and {more})' if more else ''}, {worst.name}: "
+        text += f"expected {worst.expected}; got {worst.actual}"
+        others = (
+            f"None of {len(self.alternatives)} alternatives affirms; this one came nearest" if self.alternatives else ""
+        )
+        parts = (text, worst.explanation, worst.rule.advice, others)
+        return ". ".join(part.removesuffix(".") for part in parts if part) + "."
+
+    def _telling(self) -> Check:
+        """The failure to name first: of a check and the rule beside it, the rule."""
+        first, *others = self.failed
+        beside = [
+            check for check in others if isinstance(check.number, str) and parent_check(check.number) == first.number
+        ]
+        return beside[0] if beside else first
+
+    def to_json(self) -> str:
+        """The object that `workshop verify --json` prints: `affirmed` and `checks`."""
+        import json
+
+        checks = [check.as_dict() for check in self.checks]
+        return json.dumps({"affirmed": self.affirmed, "checks": checks}, indent=2, ensure_ascii=False)
+
+    @property
+    def verdict(self) -> str:
+        """What stands below a ledger: the summary, and whether the evidence is simulated."""
+        verdict = "affirmed" if self.affirmed else self.summary
+        if self.document is not None and self.document.is_simulated:
+            verdict += "\nSimulated evidence: no hardware stands behind it."
+        return verdict
+
+    def __str__(self) -> str:
+        return "\n".join([*(str(check) for check in self.checks), self.verdict])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of a result."""
+        from workshop_kit.verifier.view import as_html
+
+        return as_html(self.checks, self.verdict)
