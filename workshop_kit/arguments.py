@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from workshop_kit.edges.dialogue import Endpoint
-from workshop_kit.edges.user_key import UserKey, read_file
+from workshop_kit.edges.user_key import UserKey
 from workshop_kit.errors import (
     EndorsementError,
     ImageError,
@@ -26,10 +26,12 @@ from workshop_kit.errors import (
     ManifestError,
     WorkshopKitError,
 )
+from workshop_kit.evidence.cose import MAX_SIZE
 from workshop_kit.evidence.document import decode_unverified
-from workshop_kit.evidence.eif import EnclaveImage, read_image
+from workshop_kit.evidence.eif import LARGEST_IMAGE, EnclaveImage, read_image
 from workshop_kit.evidence.eif_signature import sign_image
 from workshop_kit.evidence.pcr import Pcr, measure
+from workshop_kit.files import MOST, read_beginning, read_file
 from workshop_kit.service.access import User, Users
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
 from workshop_kit.verifier import (
@@ -122,10 +124,18 @@ def duration(seconds: float) -> timedelta:
         raise typer.BadParameter(f"expected seconds, got {seconds}", param_hint="--max-age") from None
 
 
-def readable(file: Path) -> bytes:
+def readable(file: Path, *, most: int = MOST) -> bytes:
     """The bytes of a file that is an argument: unreadable, it is a bad argument."""
     try:
-        return read_file(file)
+        return read_file(file, most=most)
+    except LabError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def document(file: Path) -> bytes:
+    """As much of a document's file as shows that it is too long, should it be."""
+    try:
+        return read_beginning(file, MAX_SIZE + 1)
     except LabError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -218,7 +228,7 @@ def image_or_folder(path: Path) -> EnclaveImage:
     """An image from its file, or built from a service folder."""
     from workshop_kit.simulator.build import build_enclave
 
-    return build_enclave(path).image if path.is_dir() else read_image(readable(path))
+    return build_enclave(path).image if path.is_dir() else read_image(readable(path, most=LARGEST_IMAGE))
 
 
 def signed(

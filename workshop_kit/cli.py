@@ -10,16 +10,17 @@ import asyncio
 import base64
 import json
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workshop_kit import arguments
-from workshop_kit.edges.user_key import UserKey, read_file
+from workshop_kit.edges.user_key import UserKey
 from workshop_kit.errors import LabError, MalformedEvidenceError
-from workshop_kit.verifier import AppraisalResult, Policy, ReferenceValues, UnsafeAnyImagePolicy, appraise
+from workshop_kit.evidence.eif import LARGEST_IMAGE
+from workshop_kit.verifier import AppraisalResult, ReferenceValues, appraise
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +34,12 @@ PcrOption = Annotated[str | None, typer.Option(metavar="HEX", help="Reference va
 ValuesOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Published reference values, instead of --pcr0, 1 and 2.")
 ]
-RootOption = Annotated[str, typer.Option(metavar="aws|FILE", help="The trust anchor: AWS's, or a certificate's file.")]
+RootOption = Annotated[
+    str | None, typer.Option(metavar="aws|FILE", help="The trust anchor: AWS's, the default, or a certificate's file.")
+]
+PolicyOption = Annotated[
+    Path | None, typer.Option("--policy", metavar="FILE", help="A policy in TOML, instead of all demands above.")
+]
 
 
 @app.command()
@@ -118,7 +124,8 @@ def connect(
     pcr1: PcrOption = None,
     pcr2: PcrOption = None,
     reference_values: ValuesOption = None,
-    root: RootOption = "aws",
+    root: RootOption = None,
+    policy_file: PolicyOption = None,
     disable_pcr_check: Annotated[
         bool, typer.Option("--disable-pcr-check", help="Leave check 9 out, and nothing else: any image passes.")
     ] = False,
@@ -126,15 +133,10 @@ def connect(
     """Attest an enclave, then offer it as plain HTTP on localhost, until Ctrl-C."""
     from workshop_kit.edges.connecting import run_client_proxy
 
-    values = arguments.reference_values({0: pcr0, 1: pcr1, 2: pcr2}, reference_values)
-    if values is None and not disable_pcr_check:
+    pcrs = {0: pcr0, 1: pcr1, 2: pcr2}
+    policy = arguments.policy(policy_file, pcrs, reference_values, root, any_image=disable_pcr_check)
+    if policy_file is None and not disable_pcr_check and not any(pcrs.values()) and reference_values is None:
         raise typer.BadParameter("expected --pcr0, --pcr1 and --pcr2, or --reference-values FILE; got none")
-    anchor = arguments.trust_anchor(root)
-    policy = (
-        UnsafeAnyImagePolicy(trust_anchor=anchor)
-        if disable_pcr_check
-        else Policy(reference_values=values, trust_anchor=anchor)
-    )
     endpoint = arguments.endpoint(url, port)
     key = arguments.key_pair(private_key, public_key)
 
@@ -156,7 +158,7 @@ def inspect(file: Annotated[Path, typer.Argument(help="An attestation document."
     from workshop_kit.inspection import describe
 
     try:
-        print(describe(decode_unverified(read_file(file))))
+        print(describe(decode_unverified(arguments.document(file))))
     except MalformedEvidenceError as error:
         raise LabError(f"{file}: {error}") from None
 
@@ -166,7 +168,7 @@ def describe_eif(file: Annotated[Path, typer.Argument(help="An enclave image.")]
     """Print an image's measurements and every fault that it has: exit 0 without one, 1 with any."""
     from workshop_kit.inspection import describe_image
 
-    description = describe_image(arguments.readable(file), now=datetime.now(UTC))
+    description = describe_image(arguments.readable(file, most=LARGEST_IMAGE), now=datetime.now(UTC))
     print(json.dumps(description, indent=2))
     for fault in description["Faults"]:
         _note(f"fault: {fault}")
@@ -196,22 +198,22 @@ def verify(
     pcr1: PcrOption = None,
     pcr2: PcrOption = None,
     reference_values: ValuesOption = None,
-    root: RootOption = "aws",
+    root: RootOption = None,
     at: Annotated[
         str, typer.Option(metavar="now|document|TIME", help="When; ISO 8601, or seconds since 1970.")
     ] = "now",
-    max_age: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How old it may be.")] = 300,
+    max_age: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="How old it may be; default: 300.")
+    ] = None,
+    policy_file: PolicyOption = None,
     nonce: Annotated[str | None, typer.Option(metavar="HEX", help="The challenge that it must answer.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Appraise an attestation document: exit 0 when affirmed, 1 when refused."""
-    evidence = arguments.readable(file)
-    policy = Policy(
-        reference_values=arguments.reference_values({0: pcr0, 1: pcr1, 2: pcr2}, reference_values),
-        trust_anchor=arguments.trust_anchor(root),
-        max_age=timedelta(seconds=max_age),
-        nonce=arguments.hexadecimal(nonce, "--nonce") if nonce else None,
-    )
+    evidence = arguments.document(file)
+    policy = arguments.policy(policy_file, {0: pcr0, 1: pcr1, 2: pcr2}, reference_values, root, max_age=max_age)
+    if nonce is not None:
+        policy = policy.for_handshake(nonce=arguments.hexadecimal(nonce, "--nonce"))
     result = appraise(evidence, policy, now=arguments.time_of_appraisal(at, evidence))
     print(result.to_json() if as_json else result)
     raise typer.Exit(0 if result.affirmed else 1)
@@ -252,11 +254,32 @@ def pages(
 
 
 @app.command()
-def bench() -> None:
+def bench(
+    peers: Annotated[
+        bool,
+        typer.Option("--peers", help="Time other verifiers instead, installed in .venv-peers; ours must be ahead."),
+    ] = False,
+) -> None:
     """Time a verification and a handshake against the primitives that they contain, in one interleaved run."""
     from workshop_kit.tasks import run_bench
 
-    raise typer.Exit(run_bench())
+    raise typer.Exit(run_bench(peers=peers))
+
+
+@app.command()
+def fuzz(
+    file: Annotated[Path | None, typer.Argument(help="One input, to run by itself; needs --target.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long, all targets together.")] = 60,
+    target: Annotated[str | None, typer.Option(metavar="NAME", help="One target instead of all.")] = None,
+) -> None:
+    """Feed the kit bytes that nobody thought of, guided by the code that they reach: exit 1 with a finding."""
+    from workshop_kit.tasks import run_fuzz
+
+    if file and not target:
+        raise typer.BadParameter("expected --target NAME with a file, got none")
+    if file:
+        arguments.readable(file)
+    raise typer.Exit(run_fuzz(file=file, seconds=seconds, target=target))
 
 
 def _note(text: str) -> None:

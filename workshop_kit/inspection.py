@@ -11,7 +11,7 @@ from workshop_kit.errors import ImageError
 from workshop_kit.evidence import pcr
 from workshop_kit.evidence.document import AttestationDocument
 from workshop_kit.evidence.eif import SectionType, examine_image
-from workshop_kit.evidence.eif_signature import ImageSignature, read_signature
+from workshop_kit.evidence.eif_signature import UNREADABLE, ImageSignature, read_signature
 
 _MEANING = {
     0: "image",
@@ -52,8 +52,8 @@ def _certificate(der: bytes) -> str:
     try:
         certificate = x509.load_der_x509_certificate(der)
         name = certificate.subject.rfc4514_string()
-    except ValueError:
-        return f"{len(der)} bytes, no certificate"
+    except UNREADABLE:
+        return f"{len(der)} bytes, no certificate that can be read"
     return f"{name!r}, {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to {certificate.not_valid_after_utc:%F %H:%M}"
 
 

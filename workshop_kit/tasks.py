@@ -1,8 +1,9 @@
-"""What the launcher's users ask for beside the enclave itself: the lab, the tests, the pages, the bench."""
+"""What the launcher's users ask for beside the enclave itself: the lab, the tests, the pages, the bench, the fuzzer."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -96,7 +97,25 @@ def regenerate_pages(*, check: bool) -> int:
     return 1 if check and stale else 0
 
 
-def run_bench() -> int:
-    """The bench of the repository."""
+def run_bench(*, peers: bool) -> int:
+    """The bench of the repository, or with `peers` its comparison with other verifiers."""
     root = require_checkout("bench")
-    return subprocess.call([sys.executable, str(root / "tests" / "bench" / "bench.py")], cwd=root)
+    script = root / "tests" / "bench" / ("peers.py" if peers else "bench.py")
+    return subprocess.call([sys.executable, str(script)], cwd=root)
+
+
+def run_fuzz(*, file: Path | None, seconds: float, target: str | None) -> int:
+    """The fuzz targets of the repository, each for its share of the time; with `file`, one of them on that alone.
+
+    Raises:
+        LabError: atheris is not installed here, and there is no file.
+    """
+    root = require_checkout("fuzz")
+    if file is None and importlib.util.find_spec("atheris") is None:
+        raise LabError(
+            "expected atheris, got an environment without it: on Linux on x86-64 install the extra fuzz, as in "
+            "`uv pip install -e '.[fuzz]'`; a FILE needs none"
+        )
+    options = ["--seconds", str(seconds), *(["--target", target] if target else [])]
+    inputs = [str(file.resolve())] if file else []
+    return subprocess.call([sys.executable, str(root / "tests" / "fuzz" / "fuzz.py"), *options, *inputs], cwd=root)

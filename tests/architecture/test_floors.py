@@ -23,7 +23,7 @@ FLOORS = tuple(
     floor.split()
     for floor in (
         "errors",
-        "evidence evidence.* service service.manifest service.*yaml* channel channel.framing",
+        "files evidence evidence.* service service.manifest service.*yaml* channel channel.framing",
         "verifier verifier.* service.access simulator simulator.pki simulator.image simulator.nsm simulator.comparison",
         "channel.session channel.handshake channel.client_handshake channel.enclave_handshake",
         "edges edges.*",

@@ -7,10 +7,10 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from interleave import Case, interleave, ratio
+from yardstick import ES384, at_first_sight, verifications
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,14 +19,12 @@ from vectors_location import vectors
 from workshop_kit.channel.client_handshake import ClientHandshake
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
 from workshop_kit.edges.user_key import UserKey, wrap_key
-from workshop_kit.evidence import cose, nsm_api
-from workshop_kit.evidence.document import decode_unverified, read_document
+from workshop_kit.evidence import nsm_api
+from workshop_kit.evidence.document import decode_unverified
 from workshop_kit.simulator.nsm import Nsm
 from workshop_kit.simulator.pki import Pki
 from workshop_kit.verifier import Policy, ReferenceValues, TrustAnchor, appraise
-from workshop_kit.verifier.endorsements import forget_chains
 
-ES384 = ec.ECDSA(hashes.SHA384())
 PSS = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
 GENUINE = "nitro_20260630_us-east-1_277e236b.bin"
 MEASURED = {0: b"\1" * 48, 1: b"\2" * 48, 2: b"\3" * 48}
@@ -60,27 +58,6 @@ class World:
         client.receive_evidence(document, now=self.now)
 
 
-def verifications(evidence: bytes) -> tuple[Case, Case]:
-    """The signatures that an appraisal cannot do without: the document's own, and with it the chain's four links."""
-    envelope = cose.read_sign1(evidence)
-    document = read_document(envelope.payload)
-    chain = [x509.load_der_x509_certificate(der) for der in (*document.cabundle, document.certificate)]
-    keys = [certificate.public_key() for certificate in chain]
-    links = [(keys[i], chain[i + 1].signature, chain[i + 1].tbs_certificate_bytes) for i in range(4)]
-    der = cose.signature_to_der(envelope.signature, cose.Algorithm.ES384)
-    signed = cose.to_be_signed(envelope.protected, envelope.payload)
-
-    def own() -> None:
-        keys[4].verify(der, signed, ES384)
-
-    def all_five() -> None:
-        own()
-        for key, signature, data in links:
-            key.verify(signature, data, ES384)
-
-    return own, all_five
-
-
 def handshake_primitives(world: World, verify: Case) -> Case:
     """What a handshake contains: an RSA signature and its verification, a key wrapped and unwrapped, evidence."""
     private, public = world.user._private_key, world.user._private_key.public_key()
@@ -94,14 +71,6 @@ def handshake_primitives(world: World, verify: Case) -> Case:
         verify()
 
     return primitives
-
-
-def at_first_sight(case: Case) -> Case:
-    def forgetful() -> None:
-        forget_chains()
-        case()
-
-    return forgetful
 
 
 def evidence_to_appraise(world: World) -> tuple[str, bytes, Policy]:

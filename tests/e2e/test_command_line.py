@@ -108,6 +108,7 @@ SUBCOMMANDS = (
     "test",
     "pages",
     "bench",
+    "fuzz",
 )
 
 
@@ -150,6 +151,9 @@ BAD_ARGUMENTS: dict[str, tuple[object, ...]] = {
     "a root that is no certificate": ("verify", os.devnull, "--root", os.devnull),
     "a time that is none": ("verify", os.devnull, "--at", "yesterday"),
     "a nonce that is no hexadecimal": ("verify", os.devnull, "--nonce", "xyz"),
+    "a file to fuzz without its target": ("fuzz", os.devnull),
+    "a file to fuzz that is not there": ("fuzz", "absent", "--target", "document"),
+    "no time to fuzz": ("fuzz", "--seconds", "0"),
     "an age that is none": ("verify", os.devnull, "--max-age", "-1"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,27 @@ def test_an_archive_cut_anywhere_is_refused() -> None:
 def test_bytes_after_the_end_are_refused() -> None:
     with pytest.raises(ImageError, match="4 more bytes"):
         read_archive(write_archive({}) + bytes(4))
+
+
+@pytest.mark.parametrize("number", [b"-0000070", b"+0000000", b"0x000000", b"0_000000", b" 0000000"])
+def test_a_number_is_eight_digits_and_nothing_else(number: bytes) -> None:
+    """A size below zero would lead the reader back to where it was, for ever."""
+    entry = crafted(("", FOLDER, b""))[:110]
+    with pytest.raises(ImageError, match="expected a newc cpio entry at byte 0"):
+        read_archive(entry[:54] + number + entry[62:])
+
+
+def test_a_long_path_costs_little() -> None:
+    """Every directory of it written out would be the square of its length: here 400 MB."""
+    archive = crafted(("a/" * 20_000 + "b", FILE, b""))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError):
+            read_archive(archive)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
 
 
 def test_any_changed_byte_is_refused_or_read_as_another_file() -> None:

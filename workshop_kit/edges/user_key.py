@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from workshop_kit.errors import LabError
+from workshop_kit.files import read_file
 
 KEY_SIZE = 2048
 _OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
@@ -87,18 +88,6 @@ class UserKey:
 def wrap_key(public_key: rsa.RSAPublicKey, session_key: bytes) -> bytes:
     """RSA-OAEP with SHA-256 (RFC 8017, 7.1): 256 bytes for an RSA-2048 key."""
     return public_key.encrypt(session_key, _OAEP)
-
-
-def read_file(file: Path) -> bytes:
-    """The bytes of a file that a person named.
-
-    Raises:
-        LabError: it cannot be read; the message says why.
-    """
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise LabError(f"cannot read {file}: {error.strerror}") from None
 
 
 def _write_new(file: Path, data: bytes, mode: int) -> None:

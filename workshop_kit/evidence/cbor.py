@@ -21,6 +21,9 @@ Value: TypeAlias = "int | str | bytes | bool | list[Value] | dict[Key, Value] | 
 MAX_DEPTH = 8
 """Nesting that is still read. An attestation document needs 3, an NSM request 2."""
 
+MAX_SIZE = 1 << 16
+"""Bytes that are still read: twice an envelope. An item of one byte costs sixty in memory, so size bounds memory."""
+
 _UINT, _NINT, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
 _INDEFINITE = 31
 _BREAK = 0xFF
@@ -45,6 +48,8 @@ def decode(data: bytes) -> Value:
         MalformedEvidenceError: `data` is not one item in its one accepted encoding; the message names the offset.
     """
     reader = _Reader(data)
+    if len(data) > MAX_SIZE:
+        raise reader.error(f"at most {MAX_SIZE} bytes", "more")
     value = reader.item(0)
     if reader.offset != len(data):
         raise reader.error("the end of the item", f"{len(data) - reader.offset} more bytes")
@@ -58,6 +63,8 @@ def decode_quickly(data: bytes) -> object | None:
     no key was dropped, no length was longer than needed, and nothing stands behind the item. Not guaranteed: the types
     inside; floats, simple values and undefined survive the round trip, so the caller checks what it uses.
     """
+    if len(data) > MAX_SIZE:
+        return None
     try:
         value: object = cbor2.loads(data, **_WITHOUT_TAGS)
         again = cbor2.dumps(value)

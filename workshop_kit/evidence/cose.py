@@ -32,7 +32,7 @@ _PARTS = (
 
 
 class Algorithm(Enum):
-    """ECDSA in COSE: identifier, curve, digest (RFC 9053, 2.1), with the curve fixed as RFC 9053 recommends."""
+    """ECDSA in COSE: identifier, the curve that RFC 9053, 2.1 recommends, digest. The curve in use is the key's."""
 
     ES256 = (-7, ec.SECP256R1(), hashes.SHA256())
     ES384 = (-35, ec.SECP384R1(), hashes.SHA384())
@@ -40,7 +40,6 @@ class Algorithm(Enum):
 
     def __init__(self, identifier: int, curve: ec.EllipticCurve, digest: hashes.HashAlgorithm) -> None:
         self.curve = curve
-        self.width = (curve.key_size + 7) // 8
         self.digest = digest
         self.protected = cbor.encode({1: identifier})
 
@@ -61,12 +60,13 @@ class Sign1(NamedTuple):
     def verifies(self, key: ec.EllipticCurvePublicKey, algorithm: Algorithm, *, external_aad: bytes = b"") -> bool:
         """Whether `signature` is `key`'s over the protected header and the payload, under the caller's `algorithm`.
 
-        Not guaranteed: that the protected header names that algorithm; compare it with `algorithm.protected` first.
+        Not guaranteed: that the protected header names that algorithm, compare it with `algorithm.protected` first; nor
+        that `key` lies on the recommended curve.
         There is no low-S rule: half of all genuine documents have s > n/2, so (r, n - s) verifies as well and a
         document's bytes are no identifier.
         """
-        der = signature_to_der(self.signature, algorithm)
-        if der is None or not isinstance(key.curve, type(algorithm.curve)):
+        der = signature_to_der(self.signature, key.curve)
+        if der is None:
             return False
         try:
             key.verify(der, to_be_signed(self.protected, self.payload, external_aad), algorithm.ecdsa)
@@ -90,7 +90,7 @@ def read_sign1(data: bytes) -> Sign1:
 
 def _read_sign1(data: bytes) -> Sign1:
     if len(data) > MAX_SIZE:
-        raise _no_sign1(f"at most {MAX_SIZE} bytes", f"{len(data)} bytes")
+        raise _no_sign1(f"at most {MAX_SIZE} bytes", "more")
     body = data[1:] if data[:1] == bytes([_TAG_18]) else data
     if not body:
         raise _no_sign1("a COSE_Sign1", "no bytes")
@@ -121,13 +121,19 @@ def sign1(payload: bytes, key: ec.EllipticCurvePrivateKey, algorithm: Algorithm)
     """`payload` signed, untagged and with an empty unprotected header: the form of genuine attestation documents."""
     der = key.sign(to_be_signed(algorithm.protected, payload), algorithm.ecdsa)
     r, s = decode_dss_signature(der)
-    signature = r.to_bytes(algorithm.width, "big") + s.to_bytes(algorithm.width, "big")
+    width = _width(key.curve)
+    signature = r.to_bytes(width, "big") + s.to_bytes(width, "big")
     return cbor.encode([algorithm.protected, {}, payload, signature])
 
 
-def signature_to_der(signature: bytes, algorithm: Algorithm) -> bytes | None:
+def signature_to_der(signature: bytes, curve: ec.EllipticCurve) -> bytes | None:
     """`r || s` (RFC 9053, 2.1) as the DER that OpenSSL reads; None where the length or a number's range is wrong."""
-    width = algorithm.width
+    width = _width(curve)
     r, s = int.from_bytes(signature[:width], "big"), int.from_bytes(signature[width:], "big")
-    in_range = 0 < r < algorithm.curve.group_order and 0 < s < algorithm.curve.group_order
+    in_range = 0 < r < curve.group_order and 0 < s < curve.group_order
     return encode_dss_signature(r, s) if in_range and len(signature) == 2 * width else None
+
+
+def _width(curve: ec.EllipticCurve) -> int:
+    """Bytes of a number below the curve's order: 66 for P-521, whose order has 521 bits."""
+    return (curve.key_size + 7) // 8

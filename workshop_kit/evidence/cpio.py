@@ -7,6 +7,7 @@ inode numbers count up, and a file's mode follows from its content: one that beg
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from workshop_kit.errors import ImageError
 
 _MAGIC = b"070701"
 _HEADER = 110
+_HEADER_FORM = re.compile(rb"070701[0-9A-Fa-f]{104}")
 _TRAILER = "TRAILER!!!"
 _DIRECTORY, _REGULAR, _LINK = 0o040755, 0o100644, 0o120777
 _PROGRAM_BEGINNINGS = (b"#!", b"\x7fELF")
@@ -69,6 +71,7 @@ def read_archive(archive: bytes) -> dict[str, tuple[int, Entry]]:
         ImageError: `write_archive` never writes these bytes, or a path or a link leads out of the archive.
     """
     files: dict[str, tuple[int, Entry]] = {}
+    directories = {""}
     offset = 0
     while True:
         path, mode, data, offset = _read_entry(archive, offset)
@@ -76,26 +79,38 @@ def read_archive(archive: bytes) -> dict[str, tuple[int, Entry]]:
             if offset != len(archive):
                 raise ImageError(f"ramdisk: expected its end at byte {offset}, got {len(archive) - offset} more bytes")
             break
-        if mode & 0o170000 != 0o040000:
-            files[_safe(path)] = (mode & 0o777, _link(path, data) if mode == _LINK else data)
+        # Without this, one long path would make the comparison below write all its directories, each in full.
+        if posixpath.dirname(_safe(path)) not in directories:
+            raise _another_form()
+        if mode & 0o170000 == 0o040000:
+            directories.add(path)
+        else:
+            files[path] = (mode & 0o777, _link(path, data) if mode == _LINK else data)
     # One form for the same files: no path twice, none below a file or a link, no modes but the two.
     if write_archive({path: entry for path, (_, entry) in files.items()}) != archive:
-        raise ImageError("ramdisk: expected an archive as `workshop build` writes, got another form of one")
+        raise _another_form()
     return files
+
+
+def _another_form() -> ImageError:
+    return ImageError("ramdisk: expected an archive as `workshop build` writes, got another form of one")
 
 
 def _read_entry(archive: bytes, offset: int) -> tuple[str, int, bytes, int]:
     header = archive[offset : offset + _HEADER]
+    # int() alone takes a sign as well, and a negative size leads back to where the reader was.
+    if not _HEADER_FORM.fullmatch(header):
+        raise ImageError(f"ramdisk: expected a newc cpio entry at byte {offset}, got something else")
+    fields = [int(header[6 + 8 * i : 14 + 8 * i], 16) for i in range(13)]
+    mode, size, name_size = fields[1], fields[6], fields[11]
+    name_end = offset + _HEADER + name_size
     try:
-        fields = [int(header[6 + 8 * i : 14 + 8 * i], 16) for i in range(13)]
-        mode, size, name_size = fields[1], fields[6], fields[11]
-        name_end = offset + _HEADER + name_size
         path = archive[offset + _HEADER : name_end - 1].decode()
-    except ValueError:
-        raise ImageError(f"ramdisk: expected a newc cpio entry at byte {offset}, got something else") from None
+    except UnicodeDecodeError:
+        raise ImageError(f"ramdisk: expected a name in UTF-8 at byte {offset}, got other bytes") from None
     start = name_end + -name_end % 4
     end = start + size
-    if header[:6] != _MAGIC or end > len(archive):
+    if end > len(archive):
         raise ImageError(f"ramdisk: expected a whole newc cpio entry at byte {offset}, got something else")
     return path, mode, archive[start:end], end + -end % 4
 

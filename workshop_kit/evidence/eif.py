@@ -26,6 +26,8 @@ OLDEST_VERSION = 2
 """The first version with a CRC. nitro-cli writes 4; metadata came with it, signatures with 3."""
 
 MAX_SECTIONS = 32
+LARGEST_IMAGE = 4 << 30
+"""Bytes of an image that are still read; an enclave's memory holds it more than once."""
 _HEADER = struct.Struct(">4sHHQQHH32Q32QI")
 _CRC = struct.Struct(">I")
 _SECTION = struct.Struct(">HHQ")

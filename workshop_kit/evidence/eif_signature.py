@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -21,6 +22,9 @@ from workshop_kit.evidence.pcr import Pcr, measure
 
 _ALGORITHMS = {type(algorithm.curve): algorithm for algorithm in cose.Algorithm}
 _FIELDS = {"signing_certificate", "signature"}
+
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, Warning)
+"""What `cryptography` raises on a certificate that it cannot read; warnings where the program runs with `-W error`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,6 @@ def _certificate(pem: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         _ = certificate.public_key(), certificate.subject
-    except (ValueError, TypeError, Warning):
+    except UNREADABLE:
         raise ImageError("certificate: expected one in PEM, got something else") from None
     return certificate

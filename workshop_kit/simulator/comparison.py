@@ -64,7 +64,8 @@ def _ramdisk(name: str, first: bytes, second: bytes, moves: tuple[Pcr, ...]) -> 
         yield from _bytes(name, first, second, moves)
         return
     for path in sorted(old.keys() | new.keys()):
-        place = f"{name}, {path}"
+        # Names in an image that somebody sent may hold anything, a terminal's control sequences too.
+        place = f"{name}, {path if path.isprintable() else repr(path)}"
         if path not in old or path not in new:
             yield Difference(place, _alone(path in old), moves)
         else:

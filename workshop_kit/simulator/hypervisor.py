@@ -28,8 +28,9 @@ from workshop_kit.edges.nsm_device import receive_message, send_message
 from workshop_kit.edges.vsock import FIRST_ENCLAVE_CID, PROXY_PORT, VsockAddress, listen
 from workshop_kit.errors import ImageError, LabError, WorkshopKitError
 from workshop_kit.evidence import pcr
-from workshop_kit.evidence.eif import EnclaveImage, read_image
+from workshop_kit.evidence.eif import LARGEST_IMAGE, EnclaveImage, read_image
 from workshop_kit.evidence.eif_signature import read_signature
+from workshop_kit.files import read_file
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
 from workshop_kit.simulator.build import BUILT_IN_BASE
 from workshop_kit.simulator.image import BOOT_SCRIPT, DISTRIBUTIONS, SERVICE, application_file, unpack
@@ -78,10 +79,7 @@ class Hypervisor:
 
     async def op_run(self, image: str, debug: bool) -> dict[str, Any]:
         """Measure the image in a file, start it, and wait until it serves."""
-        try:
-            loaded = read_image(Path(image).read_bytes())
-        except OSError as error:
-            raise ImageError(f"cannot read {image}: {error.strerror}") from None
+        loaded = read_image(read_file(Path(image), most=LARGEST_IMAGE))
         _require_base(loaded)
         cid, self._next_cid = self._next_cid, self._next_cid + 1
         # Debug mode: the console is open, so nothing that could be approved is measured.

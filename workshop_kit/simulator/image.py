@@ -35,6 +35,7 @@ ENCLAVE_MODULES = (
     "evidence/__init__.py",
     "evidence/cbor.py",
     "evidence/nsm_api.py",
+    "files.py",
     "service/__init__.py",
     "service/access.py",
     "service/manifest.py",

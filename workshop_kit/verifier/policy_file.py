@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from workshop_kit.errors import EndorsementError, WorkshopKitError
+from workshop_kit.files import read_file
 from workshop_kit.verifier.endorsements import AWS_NITRO_ROOT_G1, TrustAnchor
 from workshop_kit.verifier.policy import (
     AllOf,
@@ -55,7 +56,7 @@ def _load(file: Path, depth: int) -> AnyPolicy:
             f"{file}: expected policies at most {_DEEPEST} files deep, got more: do they name each other?"
         )
     try:
-        table = tomllib.loads(_read(file).decode())
+        table = tomllib.loads(read_file(file).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WorkshopKitError(f"{file}: expected TOML, got something else: {error}") from None
     return _Table(table, file, depth).policy()
@@ -100,7 +101,7 @@ class _Table:
         if name == "aws":
             return AWS_NITRO_ROOT_G1
         try:
-            return TrustAnchor.from_certificate(_read(self.file.parent / name))
+            return TrustAnchor.from_certificate(read_file(self.file.parent / name))
         except EndorsementError as error:
             raise self.mistake("trust_anchor", error.expected, f"{error.actual} in {name}") from None
 
@@ -143,10 +144,3 @@ class _Table:
         if not isinstance(entry, dict):
             raise WorkshopKitError(f"{self.file}: {place}: expected a table or the name of a file, got {entry!r:.60}")
         return _Table(entry, self.file, self.depth, f"{place}.").policy()
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise WorkshopKitError(f"cannot read {file}: {error.strerror}") from None

@@ -69,10 +69,12 @@ class ReferenceValues(_Named):
         Raises:
             WorkshopKitError: it cannot be read, or has another form.
         """
+        from workshop_kit.files import read_file
+
         try:
-            return cls.from_json(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise WorkshopKitError(f"cannot read {file}: {getattr(error, 'strerror', 'no text in UTF-8')}") from None
+            return cls.from_json(read_file(file).decode())
+        except UnicodeDecodeError:
+            raise WorkshopKitError(f"cannot read {file}: expected text in UTF-8, got something else") from None
 
     @classmethod
     def from_json(cls, text: str) -> ReferenceValues:

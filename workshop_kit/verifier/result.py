@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from workshop_kit.errors import AppraisalError
 from workshop_kit.evidence.document import AttestationDocument
-from workshop_kit.verifier.ledger import GATES, RULES, UNREACHED, Check, Note, Number, Outcome, parent_check, read
+from workshop_kit.verifier.ledger import GATES, RULES, UNREACHED, Check, Note, Number, parent_check, read
 
 
 class Claims(NamedTuple):
@@ -87,15 +87,13 @@ class AppraisalResult:
         if self.affirmed:
             return "affirmed: every check that the policy requires passed"
         if not self.failed:
-            missing = [check for check in self.checks if check.outcome is Outcome.NOT_EVALUATED and check.number == 9]
-            return f"not affirmed: {missing[0].explanation if missing else 'a required check was not evaluated'}"
+            return f"not affirmed: {self[9].explanation}"  # the one claim that every plain policy wants to be told
         worst = self._telling()
         more = ", ".join(str(check.number) for check in self.failed if check.number not in GATES and check != worst)
         text = f"refused by check {worst.number}{f' (and {more})' if more else ''}, {worst.name}: "
         text += f"expected {worst.expected}; got {worst.actual}"
-        others = (
-            f"None of {len(self.alternatives)} alternatives affirms; this one came nearest" if self.alternatives else ""
-        )
+        ways = len(self.alternatives)
+        others = f"None of {ways} alternatives affirms; this one came nearest" if ways else ""
         parts = (text, worst.explanation, worst.rule.advice, others)
         return ". ".join(part.removesuffix(".") for part in parts if part) + "."
 
