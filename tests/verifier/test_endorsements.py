@@ -99,6 +99,16 @@ def test_one_deviating_certificate_is_refused_by_check_4(world: World, name: str
     require_refusal(appraised(world, **DEVIATIONS[name]()), 4)
 
 
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_key_on_another_curve_is_named_with_its_place(world: World, role: str, curve: ec.EllipticCurve) -> None:
+    """What it signed verifies, with the right algorithm: an authority's curve is the only fault."""
+    result = appraised(world, **{role: {"key": ec.derive_private_key(7, curve)}})
+    require_refusal(result, 4)
+    assert result[4].expected.startswith("a P-384 key ")
+    assert result[4].actual == curve.name
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_each_certificate_and_only_it_is_outside_its_life_at_the_time(world: World, role: str) -> None:
     """The anchor too; both ends are in. A verifier that looks at the leaf alone passes four of the five."""

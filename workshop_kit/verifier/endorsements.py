@@ -33,6 +33,9 @@ _UNREADABLE = (
 )
 
 
+_ALGORITHM = x509.SignatureAlgorithmOID.ECDSA_WITH_SHA384
+
+
 class TrustAnchor(NamedTuple):
     """A root certificate that the verifier's owner trusts, known by the SHA-256 of its DER."""
 
@@ -114,12 +117,13 @@ def _chain(ders: tuple[bytes, ...]) -> _Chain:
     time: who asks compares validity again. A chain that does not hold is not remembered.
     """
     certificates = tuple([_load(der, place) for place, der in enumerate(ders)])
-    key = [_profiled_key(certificate, place) for place, certificate in enumerate(certificates)][-1]
+    key = _p384_key(certificates[-1], len(ders) - 1)
     lives = [(certificate.not_valid_before_utc, certificate.not_valid_after_utc) for certificate in certificates]
     begin, end = max([life[0] for life in lives]), min([life[1] for life in lives])
     if begin > end:
         raise EndorsementError(expected="certificates with a time at which all are valid", actual="none")
     _check_path(certificates, begin)
+    _check_authorities(certificates)
     name = common_name(certificates[-1])
     leaf = Endorsement(key=key, leaf_name=name, not_before=lives[-1][0], not_after=lives[-1][1])
     return _Chain(certificates, (begin, end), leaf)
@@ -142,9 +146,11 @@ def common_name(certificate: x509.Certificate) -> str:
 def _load(der: bytes, place: int) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
-        _ = certificate.signature_algorithm_oid  # read lazily: an unreadable part shows now
+        algorithm = certificate.signature_algorithm_oid  # read lazily: an unreadable part shows now
     except _UNREADABLE as error:
         raise EndorsementError(expected=f"a certificate {_place(place)}", actual=f"none ({_reason(error)})") from None
+    if algorithm != _ALGORITHM:
+        raise EndorsementError(expected=f"ecdsa-with-SHA384 {_place(place)}", actual=algorithm.dotted_string)
     return certificate
 
 
@@ -156,8 +162,7 @@ def _place(place: int) -> str:
     return "as anchor" if place == 0 else f"at place {place} of the chain"
 
 
-def _profiled_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurvePublicKey:
-    """The certificate's key, if it is P-384 and the certificate signed with SHA-384."""
+def _p384_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurvePublicKey:
     try:
         key = certificate.public_key()
     except _UNREADABLE:
@@ -165,10 +170,18 @@ def _profiled_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurve
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         kind = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
         raise EndorsementError(expected=f"a P-384 key {_place(place)}", actual=kind)
-    if certificate.signature_algorithm_oid != x509.SignatureAlgorithmOID.ECDSA_WITH_SHA384:
-        actual = certificate.signature_algorithm_oid.dotted_string
-        raise EndorsementError(expected=f"ecdsa-with-SHA384 {_place(place)}", actual=actual)
     return key
+
+
+def _check_authorities(chain: Sequence[x509.Certificate]) -> None:
+    """The authorities' keys are P-384 too, once what they signed has verified.
+
+    The length of a signature shows its curve, and is known without reading the key: P-256 makes 72 bytes at most, P-384
+    104, and P-521 fewer than 105 once in 2^200 signatures. Where the length says something else, the key is asked.
+    """
+    for place, signed in enumerate(chain[1:]):
+        if not 72 < len(signed.signature) < 105:
+            _p384_key(chain[place], place)
 
 
 def _check_validity(chain: _Chain, now: datetime) -> None:
