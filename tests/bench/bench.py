@@ -113,7 +113,7 @@ def main() -> None:
     print(f"{'what':<24} {'over':<34} ratio")
     for name, (_, base, _) in pairs.items():
         print(f"{name:<24} {base:<34} {ratio(seconds, name, base):.2f}")
-    print(f"medians of paired ratios, one interleaved run, both sides in one process; appraised: {what}")
+    print(f"ratios of tenth percentiles, one interleaved run, both sides in one process; appraised: {what}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +23,6 @@ BASE = "5 ES384 verifications"
 OURS = "appraisal, first sight"
 OURS_KNOWN = "appraisal, chain known"
 
-ORDERS = 12
 LONGEST_REASON = 200
 
 
@@ -80,25 +78,12 @@ def ours(subject: Subject) -> dict[str, Case]:
     return {BASE: verifications(evidence)[1], OURS: at_first_sight(verify), OURS_KNOWN: verify}
 
 
-def timed(cases: Mapping[str, Case]) -> dict[str, list[float]]:
-    """Seconds a call, by case and round, in several orders.
-
-    A case takes a few hundredths more or less for what ran before it, and rotation leaves its neighbours as they are.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for seed in range(ORDERS):
-        order = random.Random(seed).sample(list(cases), len(cases))
-        for name, times in interleave({name: cases[name] for name in order}, rounds=len(cases)).items():
-            seconds[name] += times
-    return seconds
-
-
 def main(file: str, *packages: str) -> None:
     logging.disable(logging.CRITICAL)
     attempts = shut_the_network()
     subject = Subject(Path(file))
     cases, skipped = accepting((peer for peer in PEERS if peer.package in packages), subject, attempts)
-    print(json.dumps({"seconds": timed(ours(subject) | cases), "skipped": skipped}))
+    print(json.dumps({"seconds": interleave(ours(subject) | cases), "skipped": skipped}))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def over_the_base(seconds: Seconds) -> dict[str, float]:
 
 def table(seconds: Seconds, document: str) -> list[str]:
     rows = [f"{name:<32} {value:.2f}" for name, value in over_the_base(seconds).items()]
-    return [f"{'what':<32} ratio", *rows, f"over {BASE}, medians of paired ratios, one interleaved run: {document}"]
+    return [f"{'what':<32} ratio", *rows, f"over {BASE}, ratios of tenth percentiles, one interleaved run: {document}"]
 
 
 def complaint(runs: Sequence[Seconds]) -> str:

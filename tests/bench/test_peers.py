@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import subprocess
 import sys
 from itertools import pairwise, permutations
 from pathlib import Path
 
-import peer_timing
+import interleave
 import peers
 import pytest
 from interleave import Case
@@ -123,20 +124,22 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_every_case_runs_behind_every_other_and_its_rounds_stay_paired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds are told apart by the order that they ran in."""
-    orders = []
-
-    def interleave(cases: dict[str, Case], *, rounds: int) -> dict[str, list[float]]:
-        orders.append("".join(cases))
-        return {name: [float(len(orders))] * rounds for name in cases}
-
-    monkeypatch.setattr(peer_timing, "interleave", interleave)
-    seconds = peer_timing.timed(dict.fromkeys("abcd", int))
-    assert {before + after for order in orders for before, after in pairwise(order + order[0])} == {
+def test_every_case_runs_behind_every_other_and_once_a_round() -> None:
+    """A case takes more or less for what ran before it: a fixed order would be an advantage for somebody."""
+    ran: list[str] = []
+    cases = {name: functools.partial(ran.append, name) for name in "abcd"}
+    seconds = interleave.interleave(cases, window=0)
+    assert {len(times) for times in seconds.values()} == {121}
+    rounds = ran[8:]  # two calls of each told how many fill a window
+    assert {"".join(sorted(rounds[at : at + 4])) for at in range(0, len(rounds), 4)} == {"abcd"}
+    assert {before + after for before, after in pairwise(rounds) if before != after} == {
         before + after for before, after in permutations("abcd", 2)
     }
-    assert set(map(tuple, seconds.values())) == {tuple(float(1 + turn // 4) for turn in range(4 * len(orders)))}
+
+
+def test_a_ratio_is_of_what_a_case_takes_when_left_alone() -> None:
+    """Half of one case's rounds were disturbed."""
+    assert interleave.ratio({"a": [3.0] * 11, "b": [1.0] * 5 + [9.0] * 6}, "a", "b") == 3
 
 
 # --- the answer ------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ REFUSED = {
     "an array of five": (cbor.encode([b"", {}, b"", b"", b""]), "an array of 4"),
     "an array of indefinite length": (b"\x9f" + EXAMPLE[2:] + b"\xff", "an array of 4"),
     "the length in one byte more": (b"\x98\x04" + EXAMPLE[2:], "an array of 4"),
+    "an open empty map": (b"\x84\x40\xbf\xff\x40\x40", "a0 as empty unprotected header, got an indefinite map"),
     "base64": (base64.b64encode(EXAMPLE), "an array of 4"),
     "a byte behind it": (EXAMPLE + b"\0", "the end of the item"),
     "a byte missing": (EXAMPLE[:-1], "96 more bytes, got 95"),

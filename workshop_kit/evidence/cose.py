@@ -23,6 +23,7 @@ MAX_SIZE = 32 * 1024
 
 _TAG_18 = 0xD2
 _ARRAY_OF_FOUR = 0x84
+_EMPTY_MAP = 0xA0
 _PARTS = (
     ("protected header", bytes, "byte string"),
     ("unprotected header", dict, "map"),
@@ -104,7 +105,11 @@ def _read_sign1(data: bytes) -> Sign1:
     for part, (name, kind, wanted) in zip(parts, _PARTS, strict=True):
         if not isinstance(part, kind):
             raise _no_sign1(f"a {wanted} as {name}", type(part).__name__)
-    return Sign1(*parts)
+    sign1 = Sign1(*parts)
+    # An empty header is spelt in one way only: what nobody signs must not vary.
+    if not sign1.unprotected and body[1 + len(cbor.encode(sign1.protected))] != _EMPTY_MAP:
+        raise _no_sign1("a0 as empty unprotected header", "an indefinite map")
+    return sign1
 
 
 def _no_sign1(expected: str, actual: str) -> MalformedEvidenceError:

@@ -168,7 +168,7 @@ def _module_id(value: cbor.Value) -> str:
     if not isinstance(value, str) or not value:
         raise _malformed("non-empty text as module_id", repr(value)[:40])
     # A NitroTPM's document without its own field would otherwise pass for an enclave's.
-    if _TPM_MODULE.search(value):
+    if "-tpm" in value and _TPM_MODULE.search(value):
         raise _malformed("an enclave's module_id", f"a NitroTPM's, {value!r:.60}", check="3a")
     return value
 

@@ -14,7 +14,7 @@ This file decides; what a ledger then says stands in `wording`.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from hmac import compare_digest
 
 from workshop_kit.errors import EndorsementError, MalformedEvidenceError
@@ -22,12 +22,14 @@ from workshop_kit.evidence import cose, pcr
 from workshop_kit.evidence.document import AttestationDocument, read_document, read_envelope, require_es384
 from workshop_kit.verifier import wording
 from workshop_kit.verifier.endorsements import Endorsement, TrustAnchor, endorse
-from workshop_kit.verifier.ledger import Check, Note, Number, Outcome, Words, parent_check
+from workshop_kit.verifier.ledger import GATES, Check, Number, Outcome, parent_check
 from workshop_kit.verifier.policy import CLOCK_SKEW, AnyPolicy, Demands
-from workshop_kit.verifier.reference_values import IMAGE_PCRS
+from workshop_kit.verifier.reference_values import zero_or_absent
 from workshop_kit.verifier.result import AppraisalResult, Claims
 
 __all__ = ["AppraisalResult", "Check", "Claims", "Outcome", "appraise"]
+
+PASSED, FAILED, NOT_EVALUATED = Outcome.PASSED, Outcome.FAILED, Outcome.NOT_EVALUATED
 
 
 def appraise(evidence: bytes, policy: AnyPolicy, *, now: datetime) -> AppraisalResult:
@@ -44,149 +46,127 @@ def appraise(evidence: bytes, policy: AnyPolicy, *, now: datetime) -> AppraisalR
         raise TypeError(f"appraise() needs the document's bytes, got {type(evidence).__name__}")
     if now.utcoffset() is None:
         raise ValueError("appraise() needs an aware time: datetime.now(UTC), not datetime.now()")
-    gates: dict[tuple[TrustAnchor, ...], _Gates] = {}
+    known: dict[tuple[TrustAnchor, ...], _Gates] = {}
     results = []
     for demands in policy.alternatives:
         # Gates depend on the anchor alone, so alternatives under one anchor share them.
-        passed = gates.get(demands.anchors) or _Gates(evidence, demands.anchors, now)
-        gates[demands.anchors] = passed
-        results.append(_result(passed, demands, now))
+        gates = known[demands.anchors] = known.get(demands.anchors) or _Gates(evidence, demands.anchors, now)
+        results.append(_result(gates, demands, now))
         if results[-1].affirmed:
-            break
-    return results[-1] if results[-1].affirmed else _nearest(results)
+            return results[-1]
+    return _nearest(results)
 
 
 def _result(gates: _Gates, demands: Demands, now: datetime) -> AppraisalResult:
-    if not gates.passed or gates.document is None:
-        return AppraisalResult(False, gates.document, gates.notes)
-    claims = _Claims(gates.document, demands, now).notes
-    outcomes = {number: outcome for number, (outcome, _) in claims.items()}
-    required = [outcomes[number] is Outcome.PASSED for number in demands.required]
-    affirmed = all(required) and Outcome.FAILED not in outcomes.values()
-    return AppraisalResult(affirmed, gates.document, gates.notes | claims)
+    document = gates.document
+    if document is None or gates.failed is not None:
+        return AppraisalResult(False, document, gates.lines)
+    outcomes = {number: decide(document, demands, now) for number, decide in _CLAIMS.items()}
+    passed = {number for number, outcome in outcomes.items() if outcome is PASSED}
+    affirmed = passed >= demands.required and FAILED not in outcomes.values()
+
+    def lines() -> dict[Number, Check]:
+        claims = [wording.claim(number, outcomes[number], document, demands, now) for number in _CLAIMS]
+        return gates.lines() | {check.number: check for check in claims}
+
+    return AppraisalResult(affirmed, document, lines)
 
 
 def _nearest(results: list[AppraisalResult]) -> AppraisalResult:
     """Of refusals under one policy the one with most checks passed; it knows the others."""
-    nearest = max(results, key=lambda result: sum(check.outcome is Outcome.PASSED for check in result.checks))
     if len(results) == 1:
-        return nearest
-    return AppraisalResult(False, nearest.document, nearest.notes, tuple(results))
+        return results[0]
+    nearest = max(results, key=lambda result: sum(check.outcome is PASSED for check in result.checks))
+    return AppraisalResult(False, nearest.document, nearest.lines, tuple(results))
 
 
 class _Gates:
-    """Checks 1 to 5 with the rules beside them. They depend on the trust anchor alone, not on further demands."""
+    """Checks 1 to 5 with the rules beside them, up to the first that fails."""
 
     def __init__(self, evidence: bytes, anchors: tuple[TrustAnchor, ...], now: datetime) -> None:
-        self.notes: dict[Number, Note] = {}
+        self.size = len(evidence)
+        self.anchors = anchors
         self.document: AttestationDocument | None = None
+        self.leaf: Endorsement | None = None
+        self.error: MalformedEvidenceError | EndorsementError | None = None
+        self.failed: Number | None
         try:
-            self.passed = self.through(evidence, anchors, now)
+            self.failed = self.first_failure(evidence, now)
         except MalformedEvidenceError as error:
-            self.passed = self.note(error.check, False, _said(error))
+            self.failed, self.error = error.check, error
         except EndorsementError as error:
-            self.passed = self.note(4, False, _said(error))
+            self.failed, self.error = 4, error
 
-    def note(self, number: Number, passed: bool, words: Words) -> bool:
-        """Write a line down; a failed rule such as 5a fails the check that it belongs to."""
-        self.notes[number] = (Outcome.PASSED if passed else Outcome.FAILED, words)
-        if not passed:
-            self.notes[parent_check(number)] = self.notes[number]
-        return passed
-
-    def through(self, evidence: bytes, anchors: tuple[TrustAnchor, ...], now: datetime) -> bool:
-        envelope = read_envelope(evidence)
-        self.note(1, True, lambda: wording.envelope(len(evidence)))
-        require_es384(envelope)
-        self.note(2, True, wording.algorithm)
-        document = self.document = read_document(envelope.payload)
-        self.note(3, True, lambda: wording.complete(document))
-        self.note("3a", True, wording.of_an_enclave)
-        for anchor in anchors:
-            endorsement = endorse(document, anchor, now=now)
-        self.note(4, True, lambda: wording.endorsed(anchors[0], endorsement))
+    def first_failure(self, evidence: bytes, now: datetime) -> Number | None:
+        envelope = read_envelope(evidence)  # 1
+        require_es384(envelope)  # 2
+        document = self.document = read_document(envelope.payload)  # 3, 3a
+        for anchor in self.anchors:
+            leaf = self.leaf = endorse(document, anchor, now=now)  # 4
         # Over the bytes as received, by the key that check 4 endorsed.
-        verifies = envelope.verifies(endorsement.key, cose.Algorithm.ES384)
-        return self.note(5, verifies, lambda: wording.signature(verifies)) and self.agree(document, endorsement)
+        if not envelope.verifies(leaf.key, cose.Algorithm.ES384):
+            return 5
+        return _disagreement(document, leaf)
 
-    def agree(self, document: AttestationDocument, leaf: Endorsement) -> bool:
-        """Rules that no text states and that every genuine document keeps."""
-        same = leaf.leaf_name.partition(".")[0] == document.module_id
-        measured = document.pcrs.get(pcr.Pcr.PARENT_INSTANCE_ID)
-        instances = measured is None or measured == pcr.measure_name(document.instance_id)
-        # Certificates count whole seconds, documents milliseconds: the last second belongs to the life.
-        lives = leaf.not_before <= document.time.replace(microsecond=0) <= leaf.not_after
-        return (
-            self.note("5a", same, lambda: wording.module(document, leaf))
-            and self.note("5b", instances, lambda: wording.instance(document, measured))
-            and self.note("5c", lives, lambda: wording.life(document, leaf))
-        )
+    def lines(self) -> dict[Number, Check]:
+        """What the ledger says. A failed rule such as 5a fails the check that it belongs to."""
+        if self.failed is None:
+            return {number: Check(number, PASSED, *self.words(number)) for number in GATES}
+        words = (self.error.expected, self.error.actual) if self.error else self.words(self.failed)
+        both = {number: Check(number, FAILED, *words) for number in (parent_check(self.failed), self.failed)}
+        before = [number for number in GATES[: GATES.index(self.failed)] if number not in both]
+        return {number: Check(number, PASSED, *self.words(number)) for number in before} | both
 
-
-class _Claims:
-    """Checks 6 to 10 of a document that passed the gates."""
-
-    def __init__(self, document: AttestationDocument, demands: Demands, now: datetime) -> None:
-        self.notes: dict[Number, Note] = {}
-        self.demands = demands
-        self.nonce(document.nonce)
-        self.age(now - document.time)
-        self.debug(document)
-        self.reference_values(document)
-        self.key(document.public_key)
-
-    def note(self, number: int, passed: bool, words: Words) -> None:
-        self.notes[number] = (Outcome.PASSED if passed else Outcome.FAILED, words)
-
-    def leave_out(self, number: int, reason: str) -> None:
-        self.notes[number] = (Outcome.NOT_EVALUATED, lambda: ("", "", reason))
-
-    def is_waived(self, number: int) -> bool:
-        if number not in self.demands.waived:
-            return False
-        self.leave_out(number, f"Left out by {self.demands.waived[number]}.")
-        return True
-
-    def nonce(self, came: bytes | None) -> None:
-        """Check 6. Absent differs from empty: neither is ever the challenge."""
-        challenges = self.demands.nonces
-        if not challenges:
-            return self.leave_out(6, "No challenge was given: nothing shows that the document answers anybody.")
-        same = came is not None and all(compare_digest(came, challenge) for challenge in challenges)
-        return self.note(6, same, lambda: wording.nonce(challenges[0], came, same))
-
-    def age(self, age: timedelta) -> None:
-        """Check 7."""
-        if not self.is_waived(7):
-            most = self.demands.max_age
-            self.note(7, -CLOCK_SKEW <= age <= most, lambda: wording.age(age, most))
-
-    def debug(self, document: AttestationDocument) -> None:
-        """Check 8."""
-        if not self.is_waived(8):
-            # A document that leaves one out does not show that the enclave is closed.
-            zero = [index for index in IMAGE_PCRS if document.pcrs.get(index, pcr.ZERO) == pcr.ZERO]
-            self.note(8, not zero, lambda: wording.debug(document, zero))
-
-    def reference_values(self, document: AttestationDocument) -> None:
-        """Check 9. A reference value that is zero is compared like any other."""
-        wanted = self.demands.reference_values
-        if self.is_waived(9):
-            return None
-        if not wanted:
-            return self.leave_out(9, "No reference values were given: any image at all may be running.")
-        differing = [values for values in wanted if values.differing(document.pcrs)]
-        return self.note(9, not differing, lambda: wording.measurements(document, (differing or wanted)[0]))
-
-    def key(self, came: bytes | None) -> None:
-        """Check 10."""
-        wanted = self.demands.public_keys
-        if not wanted:
-            return self.leave_out(10, "No handshake: there is no key to compare.")
-        same = came is not None and all(compare_digest(came, key) for key in wanted)
-        return self.note(10, same, lambda: wording.key(wanted[0], came))
+    def words(self, number: Number) -> wording.Pair:
+        return wording.gate(number, self.size, self.anchors[0], self.document, self.leaf, failed=number == self.failed)
 
 
-def _said(error: MalformedEvidenceError | EndorsementError) -> Words:
-    expected, actual = error.expected, error.actual
-    return lambda: (expected, actual, "")
+def _disagreement(document: AttestationDocument, leaf: Endorsement) -> Number | None:
+    """The first that is broken of the rules that no text states and every genuine document keeps."""
+    if leaf.leaf_name.partition(".")[0] != document.module_id:
+        return "5a"
+    measured = document.pcrs.get(pcr.Pcr.PARENT_INSTANCE_ID)
+    if measured is not None and measured != pcr.measure_name(document.instance_id):
+        return "5b"
+    # Certificates count whole seconds, documents milliseconds: the last second belongs to the life.
+    return None if leaf.not_before <= document.time.replace(microsecond=0) <= leaf.not_after else "5c"
+
+
+def _nonce(document: AttestationDocument, demands: Demands, _: datetime) -> Outcome:
+    """Check 6. Absent differs from empty: neither is ever the challenge."""
+    return _equal_to_each(demands.nonces, document.nonce)
+
+
+def _age(document: AttestationDocument, demands: Demands, now: datetime) -> Outcome:
+    """Check 7."""
+    return NOT_EVALUATED if 7 in demands.waived else _outcome(-CLOCK_SKEW <= now - document.time <= demands.max_age)
+
+
+def _debug(document: AttestationDocument, demands: Demands, _: datetime) -> Outcome:
+    """Check 8. A document that leaves one of them out does not show that the enclave is closed."""
+    return NOT_EVALUATED if 8 in demands.waived else _outcome(not zero_or_absent(document.pcrs))
+
+
+def _reference_values(document: AttestationDocument, demands: Demands, _: datetime) -> Outcome:
+    """Check 9. A reference value that is zero is compared like any other."""
+    if 9 in demands.waived or not demands.reference_values:
+        return NOT_EVALUATED
+    return _outcome(not any(values.differing(document.pcrs) for values in demands.reference_values))
+
+
+def _key(document: AttestationDocument, demands: Demands, _: datetime) -> Outcome:
+    """Check 10."""
+    return _equal_to_each(demands.public_keys, document.public_key)
+
+
+_CLAIMS = {6: _nonce, 7: _age, 8: _debug, 9: _reference_values, 10: _key}
+
+
+def _equal_to_each(wanted: tuple[bytes, ...], came: bytes | None) -> Outcome:
+    if not wanted:
+        return NOT_EVALUATED
+    return _outcome(came is not None and all(compare_digest(came, value) for value in wanted))
+
+
+def _outcome(passed: bool) -> Outcome:
+    return PASSED if passed else FAILED

@@ -7,7 +7,6 @@ them. Rules of consistency stand beside the check they belong to, as 3a or 5b, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
@@ -127,13 +126,6 @@ def parent_check(number: Number) -> int:
     return number if isinstance(number, int) else int(number[:-1])
 
 
-Words: TypeAlias = Callable[[], tuple[str, str, str]]
-"""Gives what was expected, what came, and what that means to a person."""
-
-Note: TypeAlias = tuple[Outcome, Words]
-"""A line of a ledger before anybody reads it."""
-
-
 class Check(NamedTuple):
     """One line of a ledger."""
 
@@ -165,6 +157,10 @@ class Check(NamedTuple):
     def failed(self) -> bool:
         return self.outcome is Outcome.FAILED
 
+    def printable(self) -> Check:
+        """Without control characters: names in unverified bytes may hold a terminal's."""
+        return self._replace(expected=_printable(self.expected), actual=_printable(self.actual))
+
     def as_dict(self) -> dict[str, Number]:
         """The members that `workshop verify --json` prints."""
         return {
@@ -188,16 +184,5 @@ class Check(NamedTuple):
         return "\n".join([line, *(f"       {text}" for text in detail)])
 
 
-UNREACHED: Note = (Outcome.NOT_EVALUATED, lambda: ("", "", "An earlier check failed."))
-
-
-def read(number: Number, note: Note) -> Check:
-    """The line as a person reads it."""
-    outcome, words = note
-    expected, actual, explanation = words()
-    return Check(number, outcome, _printable(expected), _printable(actual), explanation)
-
-
 def _printable(text: str) -> str:
-    """Names in unverified bytes may hold anything, a terminal's control sequences too."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -35,26 +35,30 @@ MAX_ALTERNATIVES = 256
 """Ways to pass that one policy may offer; each costs an appraisal where the ones before it fail."""
 
 
-class Demands(NamedTuple):
-    """One way to pass: all that a document must keep at once. Where it names several values, each must hold."""
-
+class _Demands(NamedTuple):
     trust_anchors: tuple[TrustAnchor, ...]
     max_ages: tuple[timedelta, ...]
     reference_values: tuple[ReferenceValues, ...]
     nonces: tuple[bytes, ...]
     public_keys: tuple[bytes, ...]
     waived: Mapping[int, str]
-    """Claims that may go unchecked, each with the policy that says so."""
 
-    @property
+
+class Demands(_Demands):
+    """One way to pass: all that a document must keep at once. Where it names several values, each must hold.
+
+    `waived` has the claims that may go unchecked, each with the policy that says so.
+    """
+
+    @cached_property
     def anchors(self) -> tuple[TrustAnchor, ...]:
         return self.trust_anchors or (AWS_NITRO_ROOT_G1,)
 
-    @property
+    @cached_property
     def max_age(self) -> timedelta:
         return min(self.max_ages, default=MAX_AGE)
 
-    @property
+    @cached_property
     def required(self) -> frozenset[int]:
         """The claims that must have passed for an affirming result."""
         handshake = {6} if self.nonces else set()

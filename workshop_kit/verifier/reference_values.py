@@ -117,6 +117,11 @@ class ReferenceValues(_Named):
         return f"ReferenceValues({shown})"
 
 
+def zero_or_absent(pcrs: Mapping[int, bytes]) -> list[int]:
+    """Which of PCR0, 1 and 2 do not say what runs: any of them zero is debug mode."""
+    return [index for index in IMAGE_PCRS if pcrs.get(index, pcr.ZERO) == pcr.ZERO]
+
+
 def _image_sentence(image: frozenset[int], pcrs: Mapping[int, bytes]) -> str:
     if all(pcrs.get(index) == pcr.ZERO for index in IMAGE_PCRS):
         return "PCR0, PCR1 and PCR2 are zero: debug mode hides which image runs."

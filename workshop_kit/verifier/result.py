@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
 from workshop_kit.errors import AppraisalError
 from workshop_kit.evidence.document import AttestationDocument
-from workshop_kit.verifier.ledger import GATES, RULES, UNREACHED, Check, Note, Number, parent_check, read
+from workshop_kit.verifier.ledger import GATES, RULES, Check, Number, Outcome, parent_check
 
 
 class Claims(NamedTuple):
@@ -43,18 +43,21 @@ class AppraisalResult:
         self,
         affirmed: bool,
         document: AttestationDocument | None,
-        notes: Mapping[Number, Note],
+        lines: Callable[[], Mapping[Number, Check]],
         alternatives: tuple[AppraisalResult, ...] = (),
     ) -> None:
         self.affirmed = affirmed
         self.document = document
-        self.notes = notes
+        self.lines = lines
         self.alternatives = alternatives
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
         """The ledger's lines, in its order. Words are made here: most ledgers are never read."""
-        return tuple(read(number, self.notes.get(number, UNREACHED)) for number in RULES)
+        lines = self.lines()
+        unreached = ("", "", "An earlier check failed.")
+        ledger = [lines.get(number, Check(number, Outcome.NOT_EVALUATED, *unreached)) for number in RULES]
+        return tuple([check.printable() for check in ledger])
 
     @property
     def claims(self) -> Claims:

@@ -6,86 +6,114 @@ Nothing is decided here. `appraisal` has decided before it asks, and most ledger
 from __future__ import annotations
 
 import hashlib
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from workshop_kit.evidence import pcr
 from workshop_kit.evidence.document import AttestationDocument
 from workshop_kit.verifier.endorsements import Endorsement, TrustAnchor, show
-from workshop_kit.verifier.policy import CLOCK_SKEW
-from workshop_kit.verifier.reference_values import ReferenceValues
+from workshop_kit.verifier.ledger import Check, Number, Outcome
+from workshop_kit.verifier.policy import CLOCK_SKEW, Demands
+from workshop_kit.verifier.reference_values import zero_or_absent
 
-Line = tuple[str, str, str]
-
-
-def envelope(size: int) -> Line:
-    return "a COSE_Sign1", f"a COSE_Sign1 of {size} bytes", ""
+Pair = tuple[str, str]
+"""Expected and actual."""
 
 
-def algorithm() -> Line:
-    return "ES384 and nothing else", "ES384", ""
+def gate(
+    number: Number,
+    size: int,
+    anchor: TrustAnchor,
+    document: AttestationDocument | None,
+    leaf: Endorsement | None,
+    *,
+    failed: bool,
+) -> Pair:
+    """Of a gate that passed, or that compared what had been read and failed."""
+    if number == 1:
+        return "a COSE_Sign1", f"a COSE_Sign1 of {size} bytes"
+    if number == 2:
+        return "ES384 and nothing else", "ES384"
+    assert document is not None  # check 3 has read it
+    if number == 3:
+        return "the nine fields, each once and within limits", f"all, with {len(document.pcrs)} PCRs"
+    if number == "3a":
+        return "an enclave's document", "an enclave's"
+    assert leaf is not None  # check 4 has found it
+    if number == 4:
+        return f"a path from {anchor.name} to the leaf", leaf.leaf_name
+    if number == 5:
+        return "a signature by the leaf's key", "one that does not verify" if failed else "one that verifies"
+    return agreement(number, document, leaf)
 
 
-def complete(document: AttestationDocument) -> Line:
-    return "the nine fields, each once and within limits", f"all, with {len(document.pcrs)} PCRs", ""
+def agreement(number: Number, document: AttestationDocument, leaf: Endorsement) -> Pair:
+    """Of 5a, 5b and 5c."""
+    if number == "5a":
+        return f"a leaf for {document.module_id}", leaf.leaf_name or "one without a name"
+    if number == "5b":
+        measured = document.pcrs.get(pcr.Pcr.PARENT_INSTANCE_ID)
+        return f"PCR4 of {document.instance_id}, or none", _short(measured)
+    return f"a time from {show(leaf.not_before)} to {show(leaf.not_after)}", show(document.time)
 
 
-def of_an_enclave() -> Line:
-    return "an enclave's document", "an enclave's", ""
+def claim(number: int, outcome: Outcome, document: AttestationDocument, demands: Demands, now: datetime) -> Check:
+    """The line of a claim, 6 to 10."""
+    if outcome is Outcome.NOT_EVALUATED:
+        waived = demands.waived.get(number)
+        return Check(number, outcome, "", "", f"Left out by {waived}." if waived else _NOT_GIVEN[number])
+    said, explanation = _CLAIMS[number](document, demands, now)
+    return Check(number, outcome, *said, explanation)
 
 
-def endorsed(anchor: TrustAnchor, leaf: Endorsement) -> Line:
-    return f"a path from {anchor.name} to the leaf", leaf.leaf_name, ""
+_NOT_GIVEN = {
+    6: "No challenge was given: nothing shows that the document answers anybody.",
+    9: "No reference values were given: any image at all may be running.",
+    10: "No handshake: there is no key to compare.",
+}
 
 
-def signature(verifies: bool) -> Line:
-    return "a signature by the leaf's key", "one that verifies" if verifies else "one that does not verify", ""
-
-
-def module(document: AttestationDocument, leaf: Endorsement) -> Line:
-    return f"a leaf for {document.module_id}", leaf.leaf_name or "one without a name", ""
-
-
-def instance(document: AttestationDocument, measured: bytes | None) -> Line:
-    return f"PCR4 of {document.instance_id}, or none", _short(measured), ""
-
-
-def life(document: AttestationDocument, leaf: Endorsement) -> Line:
-    return f"a time from {show(leaf.not_before)} to {show(leaf.not_after)}", show(document.time), ""
-
-
-def nonce(challenge: bytes, came: bytes | None, same: bool) -> Line:
-    expected = f"this challenge's {len(challenge)} bytes"
-    if same:
-        return expected, "the same", ""
+def _nonce(document: AttestationDocument, demands: Demands, _: datetime) -> tuple[Pair, str]:
+    came = document.nonce
+    expected = f"this challenge's {len(demands.nonces[0])} bytes"
     if came is None:
-        return expected, "none", "The document answers nobody's question: it may be of any time, and meant for anyone."
-    return expected, f"{len(came)} others", "The document answers another question: it was recorded and replayed."
+        explanation = "The document answers nobody's question: it may be of any time, and meant for anyone."
+        return (expected, "none"), explanation
+    if all(came == nonce for nonce in demands.nonces):
+        return (expected, "the same"), ""
+    return (expected, f"{len(came)} others"), "The document answers another question: it was recorded and replayed."
 
 
-def age(age: timedelta, most: timedelta) -> Line:
-    explanation = ""
+def _age(document: AttestationDocument, demands: Demands, now: datetime) -> tuple[Pair, str]:
+    age, explanation = now - document.time, ""
     if not age:
         explanation = "Appraised at the document's own time: its age then shows nothing."
     elif age < -CLOCK_SKEW:
         explanation = "It was signed in the verifier's future: one of the two clocks is wrong."
-    return f"at most {_duration(most)}", _duration(age), explanation
+    return (f"at most {_duration(demands.max_age)}", _duration(age)), explanation
 
 
-def debug(document: AttestationDocument, zero: list[int]) -> Line:
+def _debug(document: AttestationDocument, _: Demands, __: datetime) -> tuple[Pair, str]:
+    zero = zero_or_absent(document.pcrs)
     shown = ", ".join(f"PCR{index} {_short(document.pcrs.get(index))}" for index in zero)
-    return "PCR0, PCR1 and PCR2, none of them zero", shown or "none of them zero", ""
+    return ("PCR0, PCR1 and PCR2, none of them zero", shown or "none of them zero"), ""
 
 
-def measurements(document: AttestationDocument, wanted: ReferenceValues) -> Line:
-    """Those that differ, or all where none does."""
+def _measurements(document: AttestationDocument, demands: Demands, _: datetime) -> tuple[Pair, str]:
+    """The values that differ, of the first set where any does; all of the first set where none does."""
+    sets = demands.reference_values
+    wanted = next((values for values in sets if values.differing(document.pcrs)), sets[0])
     shown = wanted.differing(document.pcrs) or tuple(wanted.pcrs)
     expected = ", ".join(f"PCR{index} {_short(wanted.pcrs[index])}" for index in shown)
     actual = ", ".join(f"PCR{index} {_short(document.pcrs.get(index))}" for index in shown)
-    return f"{wanted.name}: {expected}" if wanted.name else expected, actual, wanted.explain(document.pcrs)
+    return (f"{wanted.name}: {expected}" if wanted.name else expected, actual), wanted.explain(document.pcrs)
 
 
-def key(wanted: bytes, came: bytes | None) -> Line:
-    return f"the key with SHA-256 {_fingerprint(wanted)}", "none" if came is None else _fingerprint(came), ""
+def _key(document: AttestationDocument, demands: Demands, _: datetime) -> tuple[Pair, str]:
+    wanted, came = demands.public_keys[0], document.public_key
+    return (f"the key with SHA-256 {_fingerprint(wanted)}", "none" if came is None else _fingerprint(came)), ""
+
+
+_CLAIMS = {6: _nonce, 7: _age, 8: _debug, 9: _measurements, 10: _key}
 
 
 def _short(value: bytes | None) -> str:
