@@ -7,6 +7,30 @@ from pathlib import Path
 import pytest
 from attested import World
 from vectors_location import REASON, vectors
+from verdicts import Verdict, table
+
+VERDICTS = pytest.StashKey[list[tuple[str, str, str]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--verdicts", action="store_true", help="print what was decided over each vector")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("verdicts"):
+        terminalreporter.section("verdicts")
+        for line in table(config.stash.get(VERDICTS, [])):
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def verdict(request: pytest.FixtureRequest) -> Verdict:
+    """Notes what was decided over a vector."""
+
+    def note(vector: str, expected: str, decided: str) -> None:
+        request.config.stash.setdefault(VERDICTS, []).append((vector, expected, decided))
+
+    return note
 
 
 @pytest.fixture

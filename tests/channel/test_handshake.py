@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Callable
 
 import pytest
-from attested import World, changed, twin
+from attested import World, changed, p384_key, twin
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -510,3 +510,12 @@ def test_a_signature_for_one_hello_is_none_for_another() -> None:
     assert isinstance(key, rsa.RSAPublicKey)
     with pytest.raises(InvalidSignature):
         key.verify(fields.signature, signed_part(fields.public_key, bytes(32)), PSS, hashes.SHA256())
+
+
+def test_a_known_key_of_another_kind_is_the_peers_fault() -> None:
+    pair = Pair()
+    pair.enclave._is_known = lambda _: True
+    other = p384_key(1).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert "expected an RSA public key in a hello, got " in str(
+        refusal(pair, cbor.encode({**GOOD, "public_key": other}))
+    )

@@ -149,3 +149,13 @@ def test_a_message_about_a_long_key_stays_short() -> None:
         cbor.decode(twice)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 200
+
+
+def test_what_is_too_long_is_read_by_neither_reader() -> None:
+    longest = cbor.encode(bytes(cbor.MAX_SIZE - 3))
+    assert len(longest) == cbor.MAX_SIZE
+    assert cbor.decode(longest) == bytes(cbor.MAX_SIZE - 3)
+    longer = cbor.encode(bytes(cbor.MAX_SIZE - 2))
+    assert cbor.decode_quickly(longer) is None
+    with pytest.raises(MalformedEvidenceError, match="at most 65536 bytes, got more"):
+        cbor.decode(longer)

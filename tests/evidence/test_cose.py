@@ -10,6 +10,7 @@ from attested import ES384, World, changed, envelope, p384_key, raw_signature, t
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from vectors_location import Entry, cases, entries, read
+from verdicts import Verdict
 
 from workshop_kit.errors import MalformedEvidenceError
 from workshop_kit.evidence import cbor, cose
@@ -223,20 +224,25 @@ def test_a_simulated_document_verifies_under_its_leaf_alone(world: World) -> Non
 
 
 @pytest.mark.parametrize("entry", cases(entries("cose/MANIFEST.json")))
-def test_a_published_vector_passes_or_fails_as_its_authors_say(entry: Entry) -> None:
+def test_a_published_vector_passes_or_fails_as_its_authors_say(entry: Entry, verdict: Verdict) -> None:
     case = json.loads(read(f"cose/{entry['json']}"))
     jwk = case["key"] if "key" in case else case["input"]["sign0"]["key"]
+    name, expected = f"cose/{entry['file']}", entry["expected"]
     if jwk["kty"] != "EC":  # not ours to verify, still a COSE_Sign1
+        verdict(name, expected, "read; not an algorithm of ours")
         assert cose.read_sign1(read(f"cose/{entry['file']}")).protected
         return
     aad = bytes.fromhex(case.get("sign1::sign", {}).get("external", ""))
     try:
         sign1 = cose.read_sign1(read(f"cose/{entry['file']}"))
     except MalformedEvidenceError:
-        assert entry["expected"] == "fail"
+        verdict(name, expected, "fail: no COSE_Sign1")
+        assert expected == "fail"
         return
     algorithm = cose.Algorithm[case["alg"] if "alg" in case else case["input"]["sign0"]["alg"]]
-    assert sign1.verifies(public_key(jwk), algorithm, external_aad=aad) == (entry["expected"] == "pass")
+    decided = "pass" if sign1.verifies(public_key(jwk), algorithm, external_aad=aad) else "fail"
+    verdict(name, expected, decided)
+    assert decided == expected
     signed = case.get("intermediates", {}).get("ToBeSign_hex")
     if signed and entry["expected"] == "pass":
         assert cose.to_be_signed(sign1.protected, sign1.payload, aad) == bytes.fromhex(signed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 import zlib
 from dataclasses import replace
@@ -157,6 +158,17 @@ def test_a_crafted_image_of_the_right_form_is_read() -> None:
     assert read_image(crafted(GOOD)) == replace(IMAGE, metadata={})
 
 
+def nested(levels: int) -> bytes:
+    """A JSON object as deep as that."""
+    return b'{"a":' * levels + b"1" + b"}" * levels
+
+
+def test_metadata_of_127_levels_are_read() -> None:
+    """As deep as nitro-cli reads them."""
+    image = read_image(crafted([*GOOD[:2], (5, nested(127)), *GOOD[3:]]))
+    assert json.dumps(image.metadata, separators=(",", ":")).encode() == nested(127)
+
+
 def test_sections_of_other_orders_and_signatures_are_read() -> None:
     """A signature is not measured."""
     image = read_image(crafted([(4, b"signature"), *GOOD]))
@@ -192,6 +204,15 @@ def test_a_damaged_byte_is_named_and_its_measurements_are_still_given() -> None:
     assert reading.measurements()[0] != IMAGE.measurements()[0]
 
 
+@pytest.mark.parametrize("order", [(1, 0, 2, 3, 4), (3, 4, 2, 1, 0), (3, 1, 4, 2, 0)])
+def test_an_image_measures_its_sections_in_the_order_of_its_file(order: tuple[int, ...]) -> None:
+    """Loaded or described, and written again: the registers are one reading's."""
+    reading = examine_image(crafted([GOOD[place] for place in order]))
+    image = reading.image()
+    assert image.measurements() == reading.measurements() != IMAGE.measurements()
+    assert read_image(image.encode()) == image
+
+
 def test_a_file_that_cannot_be_taken_apart_measures_nothing() -> None:
     for data in (b"", b".eif", BYTES[:-1], b"\0" + BYTES[1:], crafted([*GOOD, (6, b"")])):
         reading = examine_image(data)
@@ -221,6 +242,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "no command line": (crafted([GOOD[0], *GOOD[2:]]), "cmdline: expected one section, got 0"),
     "metadata that are no JSON": (crafted([*GOOD[:2], (5, b"{")]), "metadata: expected a JSON object"),
     "metadata that are no text": (crafted([*GOOD[:2], (5, b"\xff")]), "metadata: expected a JSON object"),
+    "metadata of 128 levels": (crafted([*GOOD[:2], (5, nested(128))]), "metadata: expected a JSON object"),
     "metadata nested beyond reading": (crafted([*GOOD[:2], (5, b"[" * 100_000)]), "metadata: expected a JSON object"),
 }
 
@@ -231,3 +253,7 @@ def test_an_image_that_lies_about_itself_is_refused_though_its_checksum_is_right
     assert any(each.startswith(fault) for each in examine_image(data).faults)
     with pytest.raises(ImageError, match=r"^enclave image: "):
         read_image(data)
+
+
+def test_an_image_shows_what_it_measures_and_not_its_bytes() -> None:
+    assert repr(IMAGE).startswith(f"EnclaveImage(PCR0 {IMAGE.measurements()[0].hex()[:16]}…, ")

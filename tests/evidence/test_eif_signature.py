@@ -132,3 +132,9 @@ ENVELOPE = cose.sign1(payload(0, PCR0), KEY, cose.Algorithm.ES384)
 def test_what_is_no_signature_section_is_an_error_of_ours(content: bytes) -> None:
     with pytest.raises(ImageError, match=r"^(signature|certificate): "):
         read_signature(content)
+
+
+def test_a_key_on_a_curve_that_nitro_cli_does_not_know_signs_nothing() -> None:
+    key = ec.generate_private_key(ec.SECP256K1())
+    with pytest.raises(ImageError, match="expected one on P-256, P-384 or P-521, got secp256k1"):
+        sign_image(IMAGE, key, CERTIFICATE)

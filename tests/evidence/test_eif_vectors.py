@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verdicts import Verdict
 
 from workshop_kit.evidence.eif import Reading, SectionType, examine_image
 from workshop_kit.evidence.eif_signature import read_signature
@@ -36,16 +37,21 @@ def findings(reading: Reading) -> tuple[dict[str, str], list[str]]:
     return {f"PCR{int(index)}": value.hex() for index, value in measured.items()}, faults
 
 
-def test_every_image_has_the_measurements_and_the_fault_of_its_manifest(shared_vectors: Path) -> None:
+def test_every_image_has_the_measurements_and_the_fault_of_its_manifest(shared_vectors: Path, verdict: Verdict) -> None:
     folder = shared_vectors / "nitro" / "eif"
     manifest: list[dict[str, Any]] = json.loads((folder / "MANIFEST.json").read_text())
     assert manifest
     for entry in manifest:
         measured, faults = findings(examine_image((folder / entry["file"]).read_bytes()))
+        verdict(f"nitro/eif/{entry['file']}", "measured" if entry["measurements"] else "not measured", _short(faults))
         wanted = {name: value for name, value in (entry["measurements"] or {}).items() if name.startswith("PCR")}
         assert measured == wanted, entry["file"]
         places = {fault.partition(":")[0] for fault in faults}
         assert (FAULTS.get(entry["file"]) in places) if faults else entry["file"] not in FAULTS, (entry["file"], faults)
+
+
+def _short(faults: list[str]) -> str:
+    return "; ".join(fault.partition(":")[0] for fault in faults) or "no fault"
 
 
 def test_a_signing_certificate_gives_the_pcr8_of_a_genuine_document(shared_vectors: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from vectors import generate
+from verdicts import Verdict
 
 from workshop_kit.__main__ import main
 from workshop_kit.errors import ImageError
@@ -40,10 +41,11 @@ def each() -> list[Any]:
 
 
 @pytest.mark.parametrize("entry", each())
-def test_an_image_has_its_fault_and_no_other(entry: Entry) -> None:
+def test_an_image_has_its_fault_and_no_other(entry: Entry, verdict: Verdict) -> None:
     """In one case a deviation breaks two rules: `also` begins the second."""
     wanted = [entry["fault"], *entry["also"]] if entry["fault"] else []
     found = described(entry)["Faults"]
+    verdict(f"own/eif/{entry['file']}", entry["fault"] or "no fault", "; ".join(found) or "no fault")
     assert len(found) == len(wanted), found
     assert all(fault.startswith(beginning) for fault, beginning in zip(found, wanted, strict=True)), found
 

@@ -1,6 +1,6 @@
 """Where `workshop fuzz` begins: a few inputs for each target that reach what is deepest in it, made when asked for.
 
-Genuine documents and images join them where the shared vectors are.
+Our own vectors join them, and genuine documents and images where the shared ones are.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 from attested import MEASUREMENTS, NOW, ROLES, envelope, p384_key, twin
 from cryptography import x509
@@ -19,16 +20,18 @@ from vectors_location import vectors
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead, encode_record
 from workshop_kit.channel.handshake import Hello, signed_part
 from workshop_kit.edges.user_key import UserKey
+from workshop_kit.errors import MalformedEvidenceError
 from workshop_kit.evidence import cbor, cose, nsm_api
 from workshop_kit.evidence.cpio import Link, write_archive
 from workshop_kit.evidence.document import decode_unverified
 from workshop_kit.evidence.eif_signature import sign_image
 from workshop_kit.service.access import User, Users
 
+OWN = Path(__file__).resolve().parents[1] / "vectors"
 
-def _shared(pattern: str) -> list[bytes]:
-    folder = vectors()
-    return [file.read_bytes() for file in sorted(folder.glob(pattern))] if folder else []
+
+def _stored(pattern: str) -> list[bytes]:
+    return [file.read_bytes() for folder in (OWN, vectors()) if folder for file in sorted(folder.glob(pattern))]
 
 
 def documents() -> Iterable[bytes]:
@@ -37,7 +40,7 @@ def documents() -> Iterable[bytes]:
     yield from (attested, b"\xd2" + attested, twin(attested), world().attest(), world().attest(user_data=b""))
     yield envelope(b"\xa1\x01\x38\x22", {1: -35}, payload, bytes(96))
     yield envelope(b"\xa1\x01\x26", {}, payload, bytes(96))
-    yield from _shared("nitro/*.bin")
+    yield from _stored("nitro/*.bin")
 
 
 def payloads() -> Iterable[bytes]:
@@ -51,15 +54,21 @@ def payloads() -> Iterable[bytes]:
 
 
 def certificates() -> Iterable[bytes]:
-    """Each of the chain, whole and by its content; genuine ones whole, since their issuers' keys are not here."""
+    """Each of the chain, whole and by its content; those of stored documents whole."""
     for place, der in enumerate(crafted_chain()):
         yield bytes([place]) + der
         yield bytes([130 + place]) + x509.load_der_x509_certificate(der).tbs_certificate_bytes
-    for evidence in _shared("nitro/nitro_202[56]*.bin")[-3:]:
-        document = decode_unverified(evidence)
-        ders = (*document.cabundle, document.certificate)
-        yield from (bytes([place]) + der for place, der in zip(range(len(ROLES)), ders, strict=False))
+    stored = (_chain(evidence) for evidence in _stored("nitro/*.bin"))
+    yield from sorted({bytes([place]) + der for chain in stored for place, der in enumerate(chain)})
     yield from (b"\1" + der for der in _odd(crafted_chain()[1]))
+
+
+def _chain(evidence: bytes) -> tuple[bytes, ...]:
+    try:
+        document = decode_unverified(evidence)
+    except MalformedEvidenceError:
+        return ()
+    return (*document.cabundle, document.certificate)[: len(ROLES)]
 
 
 def _odd(der: bytes) -> Iterable[bytes]:
@@ -74,7 +83,8 @@ def images() -> Iterable[bytes]:
     odd = write_archive({"\x1b[2J\n": b""}), *image.ramdisks[1:]
     yield from (image.encode(), signed.encode(), replace(image, ramdisks=(b"one", b"two", b"three")).encode())
     yield replace(image, ramdisks=odd).encode()
-    yield from _shared("nitro/eif/*.eif")
+    yield image.encode().replace(b'{"ImageName": "small"}', b"[" * 11 + b"]" * 11)
+    yield from _stored("**/eif/*.eif")
 
 
 def _author() -> x509.Certificate:

@@ -397,3 +397,14 @@ def test_an_application_that_folds_case_and_underscores_sees_each_true_header_on
     seen = [(name.upper().replace(b"-", b"_"), value) for name, value in forwarded_headers(sent, alice())]
     assert [value for name, value in seen if name == b"X_OBLV_USER_NAME"] == [b"Alice"]
     assert [value for name, value in seen if name == b"X_OBLV_USER_ROLE"] == [b"reader"]
+
+
+def test_a_key_that_is_no_bytes_is_none() -> None:
+    with pytest.raises(ValueError, match="RSA"):
+        check_public_key("text")
+
+
+def test_two_users_with_one_key_are_no_users_however_they_are_made() -> None:
+    with pytest.raises(ManifestError) as caught:
+        Users((User("Alice", "reader", key(1)), User("Bob", "reader", key(1))))
+    assert caught.value.path == "users[1].public_key"

@@ -501,3 +501,16 @@ def test_a_manifest_with_any_piece_replaced_is_a_manifest_or_a_manifest_error(at
 @settings(max_examples=200, deadline=None)
 def test_a_manifest_with_any_section_replaced_is_a_manifest_or_a_manifest_error(key: str, tree: object) -> None:
     is_manifest_or_one_line_of_error(yaml.dump(yaml.safe_load(SMALL) | {key: tree}, allow_unicode=True))
+
+
+def _with_flag(text: str) -> str:
+    return DEMO.replace("build_args: []\n", f"build_args:\n  - {{name: MODEL, required_arg: {text}, type: string}}\n")
+
+
+@pytest.mark.parametrize(("text", "flag"), [('"true"', True), ('"False"', False), ("true", True)])
+def test_a_flag_may_be_text_as_some_writers_of_yaml_make_it(text: str, flag: bool) -> None:
+    assert parse_manifest(_with_flag(text)).build_args[0].required_arg is flag
+
+
+def test_a_flag_that_is_neither_says_what_to_write() -> None:
+    assert "expected true or false, got '2': write one of the two" in str(refusal(_with_flag("2")))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from workshop_kit.evidence.cpio import Entry, Link, write_archive
-from workshop_kit.evidence.eif import EnclaveImage
+from workshop_kit.evidence.eif import EnclaveImage, SectionType
 from workshop_kit.simulator.comparison import compare_images
 
 APP: dict[str, Entry] = {"app.py": b"print('hello')\n", "link": Link("app.py"), "same": b"same"}
@@ -70,6 +70,18 @@ def test_kernel_and_command_line_move_pcr1(part: str, name: str) -> None:
     (line,) = told(image(), replace(image(), **{part: b"other"}))
     assert line.startswith(f"{name}: ")
     assert line.endswith("(moves PCR0 and PCR1)")
+
+
+def test_another_order_of_the_same_sections_is_named() -> None:
+    """As a file that was read may have it: nitro-cli writes one order only."""
+    other = replace(image(), order=(SectionType.CMDLINE, SectionType.KERNEL, SectionType.RAMDISK, SectionType.RAMDISK))
+    expected = "order of sections: the usual one became cmdline, kernel, ramdisk, ramdisk (moves PCR0 and PCR1)"
+    assert told(image(), other) == [expected]
+
+
+def test_a_name_that_no_terminal_should_see_is_shown_in_quotes() -> None:
+    (line,) = told(image(), image(**{"\x1b[2J": b""}))
+    assert line.startswith(r"ramdisk 2, '\x1b[2J': only in the second")
 
 
 def test_ramdisks_that_are_no_archives_are_compared_as_bytes() -> None:

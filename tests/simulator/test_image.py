@@ -19,7 +19,7 @@ from workshop_kit.evidence.cpio import Link, read_archive, write_archive
 from workshop_kit.evidence.eif import read_image
 from workshop_kit.service.access import User, Users
 from workshop_kit.simulator.build import build_enclave
-from workshop_kit.simulator.image import ENCLAVE_MODULES, KIT, read_folder, unpack
+from workshop_kit.simulator.image import ENCLAVE_MODULES, KIT, application_file, read_folder, unpack
 
 MILLIONAIRES = Path(__file__).resolve().parents[2] / "data/services/millionaires"
 SERVICE_FILES = sorted(
@@ -411,3 +411,11 @@ def test_a_service_made_for_a_test_is_a_service(tmp_path: Path) -> None:
     """The helper that other tests build their services with."""
     built = build_enclave(make_service(tmp_path / "service", "app = None\n", "/a", "/b"))
     assert [rule.path for rule in built.manifest.paths] == ["/a", "/b"]
+
+
+def test_the_text_of_a_file_in_the_application_is_found_and_of_no_other(service: Path) -> None:
+    image = build_enclave(service).image
+    (name,) = [name for name in read_archive(image.ramdisks[1]) if name.endswith("service.yaml")]
+    assert application_file(image, name) == (service / ".oblivious" / "service.yaml").read_text()
+    assert application_file(image, "absent") is None
+    assert application_file(replace(image, ramdisks=image.ramdisks[:1]), name) is None

@@ -548,6 +548,12 @@ class _Nowhere(tzinfo):
         return None
 
 
+@pytest.mark.parametrize("evidence", ["text", bytearray(b"bytes"), None])
+def test_evidence_that_is_no_bytes_is_the_callers_mistake(world: World, evidence: Any) -> None:
+    with pytest.raises(TypeError, match="needs the document's bytes, got "):
+        world.appraise(evidence)
+
+
 @pytest.mark.parametrize("now", [NOW.replace(tzinfo=None), NOW.replace(tzinfo=_Nowhere())], ids=["none", "no offset"])
 def test_a_time_without_a_zone_is_the_callers_mistake(world: World, now: datetime) -> None:
     evidence = world.attest()
@@ -565,6 +571,24 @@ def test_the_ledger_is_the_same_in_every_time_zone(world: World, hours: int) -> 
 
 
 # --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def test_a_check_is_found_by_its_number_and_an_unknown_number_names_all(world: World) -> None:
+    result = world.appraise(world.attest())
+    assert result["5a"].number == "5a"
+    with pytest.raises(KeyError, match=r"expected the number of a check, 1, 2, 3, 3a, .* got '5d'"):
+        _ = result["5d"]
+
+
+def test_a_result_shows_its_summary(world: World) -> None:
+    assert (
+        repr(world.appraise(world.attest())) == "AppraisalResult(affirmed: every check that the policy requires passed)"
+    )
+    unnamed = world.appraise(world.attest(), reference_values=None)
+    assert repr(unnamed) == (
+        "AppraisalResult(not affirmed: No reference values were given: any image at all may be running.)"
+    )
+
 
 NUMBERS = [1, 2, 3, "3a", 4, 5, "5a", "5b", "5c", 6, 7, 8, 9, 10]
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from attested import refused_by
 from vectors_location import Entry, cases, entries, read
+from verdicts import Verdict, decision
 
 from workshop_kit.verifier import AppraisalResult, Outcome, TrustAnchor, UnsafeAnyAgePolicy, appraise
 from workshop_kit.verifier.ledger import GATES, Number
@@ -115,41 +115,22 @@ def first_failure(result: AppraisalResult) -> Number | None:
     return refused_by(result) or (claims[0] if claims else None)
 
 
-@dataclass(frozen=True)
-class Row:
-    """A case and what became of it."""
-
-    file: str
-    expected: str
-    why: str
-    refused_by: Number | None
-    summary: str
-
-
-def table() -> list[Row]:
-    """Every case of the manifest with our verdict, for a page or a command to print."""
-    rows = []
-    for entry in MANIFEST:
-        result = appraised(entry)
-        failure = first_failure(result)
-        rows.append(Row(entry["file"], entry["expected"], entry["why"], failure, result.summary))
-    return rows
-
-
 def of(expected: str) -> list[object]:
     return cases([entry for entry in MANIFEST if entry["expected"] == expected])
 
 
 @pytest.mark.parametrize("entry", of("accept"))
-def test_what_must_be_accepted_passes_every_gate(entry: Entry) -> None:
+def test_what_must_be_accepted_passes_every_gate(entry: Entry, verdict: Verdict) -> None:
     result = appraised(entry)
+    verdict(f"nitro/{entry['file']}", entry["expected"], decision(result))
     assert not result.failed, result.summary
     assert {result[gate].outcome for gate in GATES} == {Outcome.PASSED}
 
 
 @pytest.mark.parametrize("entry", of("reject"))
-def test_what_must_be_rejected_fails_the_gate_it_was_made_for(entry: Entry) -> None:
+def test_what_must_be_rejected_fails_the_gate_it_was_made_for(entry: Entry, verdict: Verdict) -> None:
     result = appraised(entry)
+    verdict(f"nitro/{entry['file']}", entry["expected"], decision(result))
     gate = refused_by(result)
     assert gate is not None
     assert not result.affirmed
@@ -157,20 +138,26 @@ def test_what_must_be_rejected_fails_the_gate_it_was_made_for(entry: Entry) -> N
 
 
 @pytest.mark.parametrize("entry", of("accept-crypto/reject-policy"))
-def test_a_genuine_document_of_a_debug_enclave_passes_the_gates_and_fails_check_8(entry: Entry) -> None:
+def test_a_genuine_document_of_a_debug_enclave_passes_the_gates_and_fails_check_8(
+    entry: Entry, verdict: Verdict
+) -> None:
     result = appraised(entry)
+    verdict(f"nitro/{entry['file']}", entry["expected"], decision(result))
     assert refused_by(result) is None
     assert [check.number for check in result.failed] == [8]
 
 
 @pytest.mark.parametrize("entry", of("reject-if-freshness"))
-def test_a_document_signed_outside_its_leafs_life_fails_5c(entry: Entry) -> None:
-    assert refused_by(appraised(entry)) == "5c"
+def test_a_document_signed_outside_its_leafs_life_fails_5c(entry: Entry, verdict: Verdict) -> None:
+    result = appraised(entry)
+    verdict(f"nitro/{entry['file']}", entry["expected"], decision(result))
+    assert refused_by(result) == "5c"
 
 
 @pytest.mark.parametrize("entry", of("policy"))
-def test_a_case_that_can_be_defended_either_way_is_decided_as_written_down(entry: Entry) -> None:
+def test_a_case_that_can_be_defended_either_way_is_decided_as_written_down(entry: Entry, verdict: Verdict) -> None:
     result = appraised(entry)
+    verdict(f"nitro/{entry['file']}", entry["expected"], decision(result))
     stem = Path(entry["file"]).stem
     assert first_failure(result) == DECISIONS.get(stem, first_failure(result)), result.summary
 
@@ -186,10 +173,3 @@ def test_the_gate_of_a_rejection_is_known_from_its_name(shared_vectors: object) 
     del shared_vectors
     rejected = [Path(entry["file"]).stem for entry in MANIFEST if entry["expected"] == "reject"]
     assert sum(gate_for(stem) is None for stem in rejected) <= len(rejected) // 10
-
-
-def test_the_table_has_a_row_for_every_case(shared_vectors: object) -> None:
-    del shared_vectors
-    rows = table()
-    assert [row.file for row in rows] == [entry["file"] for entry in MANIFEST]
-    assert all(row.summary.isprintable() for row in rows)

@@ -109,6 +109,16 @@ def test_a_key_on_another_curve_is_named_with_its_place(world: World, role: str,
     assert result[4].actual == curve.name
 
 
+def test_a_name_that_shows_as_unreadable_only_in_a_refusal_is_refused_by_check_4(world: World) -> None:
+    """The library reads a name late, for the text of its own error about the keyUsage: two faults."""
+    certificate = bytearray(world.document().certificate)
+    certificate[certificate.rindex(b"\x03\x02\x06\xc0") + 1] = 0xDC
+    certificate[certificate.rindex(b"i-simulated") + 1] = 0xFF
+    result = world.appraise(world.edited(certificate=bytes(certificate)))
+    require_refusal(result, 4)
+    assert result[4].expected == "certificates that can be read to their end"
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_each_certificate_and_only_it_is_outside_its_life_at_the_time(world: World, role: str) -> None:
     """The anchor too; both ends are in. A verifier that looks at the leaf alone passes four of the five."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from attested import NOW, World, refused_by
 from vectors_location import Entry, cases, entries, read
+from verdicts import Verdict, decision
 
 from workshop_kit.evidence import cose, pcr
 from workshop_kit.evidence.document import decode_unverified
@@ -41,16 +42,18 @@ def appraised(entry: Entry, policy: Policy | None = None) -> AppraisalResult:
 
 
 @pytest.mark.parametrize("entry", cases(GENUINE))
-def test_a_genuine_document_passes_every_gate(entry: Entry) -> None:
+def test_a_genuine_document_passes_every_gate(entry: Entry, verdict: Verdict) -> None:
     """By the manifest's class, production or debug: a debug enclave fails check 8 and nothing else."""
     result = appraised(entry)
+    verdict(f"nitro/{entry['file']}", entry["category"], decision(result))
     assert {result[gate].outcome for gate in GATES} == {Outcome.PASSED}, result.summary
     assert [check.number for check in result.failed] == ([8] if entry["debug_mode_zero_pcr0_1_2"] else [])
 
 
 @pytest.mark.parametrize("entry", cases(OTHERS))
-def test_a_document_that_is_no_enclaves_is_refused(entry: Entry) -> None:
+def test_a_document_that_is_no_enclaves_is_refused(entry: Entry, verdict: Verdict) -> None:
     result = appraised(entry)
+    verdict(f"nitro/{entry['file']}", entry["category"], decision(result))
     expected = REFUSED_BY.get(entry["file"])
     allowed = CATEGORIES.get(entry["category"], GATES) if expected is None else (expected,)
     assert refused_by(result) in allowed, result.summary
@@ -124,7 +127,8 @@ def test_a_genuine_signing_certificate_measures_to_its_pcr8(shared_vectors: obje
 
 
 @pytest.mark.parametrize("entry", cases(PRODUCTION[-1:]))
-def test_the_ledger_of_a_genuine_document_does_not_call_it_simulated(entry: Entry) -> None:
+def test_the_ledger_of_a_genuine_document_does_not_call_it_simulated(entry: Entry, verdict: Verdict) -> None:
     result = appraised(entry)
+    verdict(f"nitro/{entry['file']}", entry["category"], decision(result))
     assert "imulated" not in str(result)
     assert json.loads(result.to_json())["affirmed"] is False  # no reference values

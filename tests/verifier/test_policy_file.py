@@ -138,6 +138,15 @@ def test_a_mistake_gets_one_line_with_the_file_and_the_key(folder: Path, world: 
     assert len(line) < 600
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("/dev/zero", "got a device"), ("long", "at most 1048576 bytes, got more")]
+)
+def test_a_file_without_an_end_is_not_read_to_it(folder: Path, name: str, message: str) -> None:
+    (folder / "long").write_bytes(bytes(1 << 20) + b"#")
+    with pytest.raises(WorkshopKitError, match=message):
+        load_policy(folder / name)
+
+
 def test_a_file_that_is_no_text_gets_one_line(folder: Path) -> None:
     (folder / "policy.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(WorkshopKitError, match="expected TOML"):

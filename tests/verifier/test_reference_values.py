@@ -93,3 +93,13 @@ def test_published_values_are_read_from_their_file(tmp_path: Path) -> None:
     assert ReferenceValues.from_file(file) == ReferenceValues(MEASUREMENTS)
     with pytest.raises(WorkshopKitError, match="cannot read"):
         ReferenceValues.from_file(tmp_path / "none.json")
+
+
+def test_a_file_that_is_no_text_gets_one_line(tmp_path: Path) -> None:
+    (tmp_path / "values.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(WorkshopKitError, match=r"values\.json: expected text in UTF-8, got something else$"):
+        ReferenceValues.from_file(tmp_path / "values.json")
+
+
+def test_values_show_their_beginnings() -> None:
+    assert repr(ReferenceValues(MEASUREMENTS)).startswith(f"ReferenceValues(PCR0 {HEX[0][:16]}…, PCR1 ")

@@ -26,6 +26,9 @@ OLDEST_VERSION = 2
 """The first version with a CRC. nitro-cli writes 4; metadata came with it, signatures with 3."""
 
 MAX_SECTIONS = 32
+MAX_METADATA_LEVELS = 127
+"""As deep as serde_json reads for nitro-cli. What Python reads at its own limit, it cannot always write again."""
+
 LARGEST_IMAGE = 4 << 30
 """Bytes of an image that are still read; an enclave's memory holds it more than once."""
 _HEADER = struct.Struct(">4sHHQQHH32Q32QI")
@@ -59,24 +62,31 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class EnclaveImage:
-    """An enclave image: what is loaded, with metadata and a signature beside it that nobody measures."""
+    """An enclave image: what is loaded, with metadata and a signature beside it that nobody measures.
+
+    Attributes:
+        order: types of the measured sections, as an unusual file had them: their order moves PCR0 and PCR1. () for the
+            usual one, kernel, command line, ramdisks.
+    """
 
     kernel: bytes
     cmdline: bytes
     ramdisks: tuple[bytes, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     signature: bytes | None = None
+    order: tuple[SectionType, ...] = ()
 
     def sections(self) -> list[Section]:
-        """In the order in which nitro-cli writes them."""
+        """In the order in which nitro-cli writes them, but for measured ones of another `order`."""
         signature = [] if self.signature is None else [Section(SectionType.SIGNATURE, self.signature)]
-        return [
-            Section(SectionType.KERNEL, self.kernel),
-            Section(SectionType.CMDLINE, self.cmdline),
-            Section(SectionType.METADATA, json.dumps(self.metadata, sort_keys=True).encode()),
-            *(Section(SectionType.RAMDISK, ramdisk) for ramdisk in self.ramdisks),
-            *signature,
-        ]
+        left = {
+            SectionType.KERNEL: iter((self.kernel,)),
+            SectionType.CMDLINE: iter((self.cmdline,)),
+            SectionType.RAMDISK: iter(self.ramdisks),
+        }
+        measured = [Section(kind, next(left[kind])) for kind in self.order or _usual_order(len(self.ramdisks))]
+        metadata = Section(SectionType.METADATA, json.dumps(self.metadata, sort_keys=True).encode())
+        return [*measured[:2], metadata, *measured[2:], *signature]
 
     def __repr__(self) -> str:
         return f"EnclaveImage(PCR0 {self.measurements()[Pcr.IMAGE].hex()[:16]}…, {len(self.encode())} bytes)"
@@ -99,6 +109,10 @@ class EnclaveImage:
         )
         body = b"".join(parts)
         return header + _CRC.pack(zlib.crc32(body, zlib.crc32(header))) + body
+
+
+def _usual_order(ramdisks: int) -> tuple[SectionType, ...]:
+    return (SectionType.KERNEL, SectionType.CMDLINE, *(SectionType.RAMDISK,) * ramdisks)
 
 
 def _table(values: list[int]) -> list[int]:
@@ -144,11 +158,7 @@ class Reading:
     @property
     def metadata(self) -> dict[str, Any]:
         """The metadata section's JSON; {} where there is none to be read. Nobody measures it."""
-        try:
-            metadata = json.loads(self.data(SectionType.METADATA)[0])
-        except (IndexError, ValueError, RecursionError):
-            return {}
-        return metadata if isinstance(metadata, dict) else {}
+        return _json_object(next(iter(self.data(SectionType.METADATA)), b"")) or {}
 
     def measurements(self) -> dict[int, bytes]:
         """PCR0, PCR1 and PCR2 of what can be loaded; {} where the file cannot be taken apart."""
@@ -162,12 +172,15 @@ class Reading:
         """
         if self.faults:
             raise ImageError(f"enclave image: {self.faults[0]}")
+        ramdisks = tuple(self.data(SectionType.RAMDISK))
+        order = tuple(section.kind for section in self.sections if section.kind in _MEASURED)
         return EnclaveImage(
             kernel=self.data(SectionType.KERNEL)[0],
             cmdline=self.data(SectionType.CMDLINE)[0],
-            ramdisks=tuple(self.data(SectionType.RAMDISK)),
+            ramdisks=ramdisks,
             metadata=self.metadata,
             signature=next(iter(self.data(SectionType.SIGNATURE)), None),
+            order=() if order == _usual_order(len(ramdisks)) else order,
         )
 
 
@@ -260,12 +273,22 @@ def _content_faults(sections: list[tuple[int, Section]], version: int) -> Iterat
     if kinds.count(SectionType.SIGNATURE) > 1:
         yield f"signature: expected one section at most, got {kinds.count(SectionType.SIGNATURE)}"
     for _, section in sections:
-        if section.kind is SectionType.METADATA and not _is_json_object(section.data):
+        if section.kind is SectionType.METADATA and _json_object(section.data) is None:
             yield "metadata: expected a JSON object, got something else"
 
 
-def _is_json_object(data: bytes) -> bool:
+def _json_object(data: bytes) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(data), dict)
+        value = json.loads(data)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return value if isinstance(value, dict) and _levels(value) <= MAX_METADATA_LEVELS else None
+
+
+def _levels(value: object) -> int:
+    """How deep containers stand in each other, found without recursion."""
+    count, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        count += 1
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+    return count

@@ -39,10 +39,17 @@ def compare_images(first: EnclaveImage, second: EnclaveImage) -> list[Difference
     differences can cancel out: bytes moved from one ramdisk to the next leave PCR0 as it was.
     """
     return [
+        *_order(first, second),
         *_bytes("kernel", first.kernel, second.kernel, _EVERYWHERE),
         *_bytes("command line", first.cmdline, second.cmdline, _EVERYWHERE),
         *_ramdisks(first.ramdisks, second.ramdisks),
     ]
+
+
+def _order(first: EnclaveImage, second: EnclaveImage) -> Iterator[Difference]:
+    if first.order != second.order:
+        shown = (", ".join(kind.name.lower() for kind in image.order) or "the usual one" for image in (first, second))
+        yield Difference("order of sections", " became ".join(shown), _EVERYWHERE)
 
 
 def _ramdisks(first: tuple[bytes, ...], second: tuple[bytes, ...]) -> Iterator[Difference]:

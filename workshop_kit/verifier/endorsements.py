@@ -190,12 +190,10 @@ def _check_validity(chain: _Chain, now: datetime) -> None:
     second = now.replace(microsecond=0)
     if chain.common[0] <= second <= chain.common[1]:
         return
-    for place, certificate in enumerate(chain.certificates):
-        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        if not begin <= second <= end:
-            life = f"{show(begin)} to {show(end)}"
-            name = common_name(certificate) or _place(place)
-            raise EndorsementError(expected=f"a time in the life of {name}: {life}", actual=show(now))
+    lives = [(each.not_valid_before_utc, each.not_valid_after_utc) for each in chain.certificates]
+    place, (begin, end) = next((place, life) for place, life in enumerate(lives) if not life[0] <= second <= life[1])
+    name = common_name(chain.certificates[place]) or _place(place)
+    raise EndorsementError(expected=f"a time in the life of {name}: {show(begin)} to {show(end)}", actual=show(now))
 
 
 def show(time: datetime) -> str:
@@ -215,11 +213,6 @@ def _check_path(chain: Sequence[x509.Certificate], now: datetime) -> None:
     # The library may reorder and leave out; [NSM 3.2.2] fixes the order, and nothing unused may travel along.
     if list(reversed(path)) != list(chain):
         raise EndorsementError(expected="each certificate issued by the one before it", actual="another order")
-
-
-def _authority_constraints(_: object, __: x509.Certificate, constraints: x509.BasicConstraints) -> None:
-    if not constraints.ca:
-        raise ValueError("an authority whose basicConstraints say CA:FALSE")
 
 
 def _authority_usage(_: object, __: x509.Certificate, usage: x509.KeyUsage) -> None:
@@ -242,7 +235,7 @@ _NOT_CRITICAL = verification.Criticality.NON_CRITICAL
 
 
 def _profile(
-    constraints: Callable[[object, x509.Certificate, x509.BasicConstraints], None],
+    constraints: Callable[[object, x509.Certificate, x509.BasicConstraints], None] | None,
     usage: Callable[[object, x509.Certificate, x509.KeyUsage], None],
 ) -> verification.ExtensionPolicy:
     """What a certificate may and must have. The library refuses every critical extension that no line here names.
@@ -262,5 +255,6 @@ def _profile(
     return policy.may_be_present(x509.AuthorityKeyIdentifier, _NOT_CRITICAL, None)
 
 
-_AUTHORITY = _profile(_authority_constraints, _authority_usage)
+# That an authority says CA:TRUE is the library's own rule.
+_AUTHORITY = _profile(None, _authority_usage)
 _LEAF = _profile(_leaf_constraints, _leaf_usage)
