@@ -26,7 +26,7 @@ def calls_per_window(case: Case, window: float) -> int:
         calls = max(2 * calls, int(calls * window / max(took, 1e-9)))
 
 
-def interleave(cases: Mapping[str, Case], *, rounds: int = 121, window: float = 0.004) -> dict[str, list[float]]:
+def interleave(cases: Mapping[str, Case], *, rounds: int = 61, window: float = 0.03) -> dict[str, list[float]]:
     """Seconds a call, by case and round."""
     counts = {name: calls_per_window(case, window) for name, case in cases.items()}
     seconds: dict[str, list[float]] = {name: [] for name in cases}

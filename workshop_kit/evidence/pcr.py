@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import IntEnum
+from functools import lru_cache
 
 SIZE = 48
 """Bytes of a PCR and of a SHA-384 digest."""
@@ -48,6 +49,7 @@ def measure(*parts: bytes) -> bytes:
     return extend(ZERO, digest.digest())
 
 
+@lru_cache(maxsize=64)
 def measure_name(name: str) -> bytes:
     """The value of PCR3 (an IAM role's ARN) and PCR4 (an instance id), which extend the text itself, undigested."""
     return extend(ZERO, name.encode())
