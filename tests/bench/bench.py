@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,10 +111,25 @@ def main() -> None:
     }
     cases = {name: case for name, (case, _, _) in pairs.items()} | {base: case for _, base, case in pairs.values()}
     seconds = interleave(cases)
+    rows = [(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items()]
+    rows.append(("import of the verifier", "cbor2 and cryptography.x509", import_ratio()))
     print(f"{'what':<24} {'over':<34} ratio")
-    for name, (_, base, _) in pairs.items():
-        print(f"{name:<24} {base:<34} {ratio(seconds, name, base):.2f}")
-    print(f"ratios of tenth percentiles, one interleaved run, both sides in one process; appraised: {what}")
+    for name, base, value in rows:
+        print(f"{name:<24} {base:<34} {value:.2f}")
+    print("ratios of tenth percentiles, one interleaved run, both sides in one process but for imports")
+    print(f"appraised: {what}")
+
+
+def import_ratio(*, rounds: int = 15) -> float:
+    """What importing the verifier costs over the libraries that it cannot do without, each time in a new process."""
+    statements = ("import workshop_kit, workshop_kit.verifier", "import cbor2, cryptography.x509")
+    seconds: dict[str, list[float]] = {statement: [] for statement in statements}
+    for _ in range(rounds):
+        for statement in statements:
+            timed = f"import time; begin = time.perf_counter(); {statement}; print(time.perf_counter() - begin)"
+            done = subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True)
+            seconds[statement].append(float(done.stdout))
+    return ratio(seconds, *statements)
 
 
 if __name__ == "__main__":

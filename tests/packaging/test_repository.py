@@ -108,7 +108,17 @@ def test_nothing_that_a_tool_makes_is_tracked(tracked: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["uv.lock", ".venv/x", ".venv-colab/x", ".venv-peers/x", ".coverage", "my-work/x", "dist/x", "a/.ipynb_checkpoints/x"]
+    "name",
+    [
+        "uv.lock",
+        ".venv/x",
+        ".venv-colab/x",
+        ".venv-peers/x",
+        ".coverage",
+        "my-work/x",
+        "dist/x",
+        "a/.ipynb_checkpoints/x",
+    ],
 )
 def test_git_ignores_what_the_two_commands_and_their_tools_leave_behind(name: str) -> None:
     """`git add .` after a lesson takes none of it."""
