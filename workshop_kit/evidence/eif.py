@@ -29,7 +29,7 @@ MAX_SECTIONS = 32
 MAX_METADATA_LEVELS = 127
 """As deep as serde_json reads for nitro-cli. What Python reads at its own limit, it cannot always write again."""
 
-LARGEST_IMAGE = 4 << 30
+LARGEST_IMAGE = 2 << 30
 """Bytes of an image that are still read; an enclave's memory holds it more than once."""
 _HEADER = struct.Struct(">4sHHQQHH32Q32QI")
 _CRC = struct.Struct(">I")
