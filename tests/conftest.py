@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from attested import World
 from vectors_location import REASON, vectors
 from verdicts import Verdict, table
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a shell's background: whatever the tests start would ignore Ctrl-C too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VERDICTS = pytest.StashKey[list[tuple[str, str, str]]]()
 

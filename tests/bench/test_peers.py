@@ -128,7 +128,7 @@ def test_every_case_runs_behind_every_other_and_once_a_round() -> None:
     """A case takes more or less for what ran before it: a fixed order would be an advantage for somebody."""
     ran: list[str] = []
     cases = {name: functools.partial(ran.append, name) for name in "abcd"}
-    seconds = interleave.interleave(cases, window=0)
+    seconds = interleave.interleave(cases, rounds=121, window=0)
     assert {len(times) for times in seconds.values()} == {121}
     rounds = ran[8:]  # two calls of each told how many fill a window
     assert {"".join(sorted(rounds[at : at + 4])) for at in range(0, len(rounds), 4)} == {"abcd"}

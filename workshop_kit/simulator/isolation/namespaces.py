@@ -1,0 +1,174 @@
+"""A network, a process tree and a file tree of the enclave's own (Linux namespaces), without root.
+
+Inside, the loopback interface is the only one, process 1 is the enclave's own, and of the machine's files there are the
+interpreter, its libraries and the enclave's folder, none of which can be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from workshop_kit.simulator.isolation import linux
+
+_NEW = (
+    *(linux.CLONE_NEWUSER, linux.CLONE_NEWNET, linux.CLONE_NEWPID, linux.CLONE_NEWNS),
+    *(linux.CLONE_NEWIPC, linux.CLONE_NEWUTS, linux.CLONE_NEWCGROUP),
+)
+_NOBODY = 65534
+_READ_ONLY = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_LOCKED = {  # flags of a mount that one made from it must keep (user_namespaces(7))
+    os.ST_NOSUID: linux.MS_NOSUID,
+    os.ST_NODEV: linux.MS_NODEV,
+    os.ST_NOEXEC: linux.MS_NOEXEC,
+    os.ST_NOATIME: 0x400,
+    os.ST_NODIRATIME: 0x800,
+    os.ST_RELATIME: 0x200000,
+}
+
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_LINKS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")))
+_SETTINGS_NAMES = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "alternatives")
+SETTINGS = tuple(Path("/etc", name) for name in _SETTINGS_NAMES)
+_WRITTEN = {
+    "etc/passwd": "enclave:x:{uid}:{gid}:enclave:/tmp:/bin/false\n",
+    "etc/group": "enclave:x:{gid}:\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+}
+
+
+def enter(root: Path, *, visible: Iterable[Path]) -> None:
+    """Go on as process 1 of new namespaces, in a file tree of its own; the caller's process waits for it and ends.
+
+    To be called while the process has one thread. What is open stays open.
+
+    Args:
+        root: an empty folder of the caller's, over which the tree is mounted where nobody else sees it.
+        visible: files and folders that stay, under their names and to be read only.
+
+    Raises:
+        OSError: this machine forbids it; nothing has changed.
+    """
+    _try_in_a_child(root)
+    inside = _separate()
+    _become_process_1()
+    _raise_loopback()
+    _change_root(root, visible, inside)
+
+
+def _try_in_a_child(root: Path) -> None:
+    """Half-way in there is no way back: machines that allow the first step and forbid the next must show it before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            _separate()
+            _raise_loopback()
+            linux.mount("tmpfs", str(root), "tmpfs")
+        except OSError as error:
+            os._exit(error.errno or errno.EPERM)
+        os._exit(0)
+    refused = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if refused:
+        raise OSError(abs(refused), os.strerror(abs(refused)))
+
+
+def _separate() -> tuple[int, int]:
+    """Leave the machine's namespaces; the user and group that this process has from now on."""
+    uid, gid = os.geteuid(), os.getegid()
+    linux.unshare(sum(_NEW))
+    inside = (_NOBODY, _NOBODY) if uid == 0 else (uid, gid)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{inside[0]} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{inside[1]} {gid} 1")
+    return inside
+
+
+def _become_process_1() -> None:
+    """Fork into the new process tree. The process outside passes on how the one inside ends, and takes it along."""
+    inside = os.fork()
+    if inside:
+        # Its descriptors are the other's now: the end of standard input must be seen by that one alone.
+        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        status = os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1])
+        os._exit(status if status >= 0 else 128 - status)
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _raise_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
+    # Port 80 for whoever listens inside; nobody else is in this network.
+    Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
+
+
+def _change_root(root: Path, visible: Iterable[Path], inside: tuple[int, int]) -> None:
+    linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
+    linux.mount("tmpfs", str(root), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=64m")
+    for path in (*SYSTEM, *SETTINGS, *visible):
+        _show(path, root)
+    for name, text in _WRITTEN.items():
+        file = root / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text.format(uid=inside[0], gid=inside[1]))
+    _make_dev(root / "dev")
+    for name in ("tmp", "proc", "old"):
+        (root / name).mkdir(exist_ok=True)
+    linux.mount("tmpfs", str(root / "tmp"), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=256m")
+    # A container that hides parts of its own /proc gives none; what reads it inside finds it empty.
+    with contextlib.suppress(OSError):
+        linux.mount("proc", str(root / "proc"), "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    directory = Path.cwd()
+    linux.call("syscall", *_pivot(root, root / "old"))
+    linux.unmount("/old")
+    Path("/old").rmdir()
+    linux.mount(
+        "none", "/", flags=linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+    )
+    os.chdir(directory if directory.is_dir() else "/")
+
+
+def _pivot(new: Path, old: Path) -> tuple[int, bytes, bytes]:
+    number = 155 if os.uname().machine == "x86_64" else 41
+    return number, str(new).encode(), str(old).encode()
+
+
+def _show(path: Path, root: Path) -> None:
+    """`path` of the machine under the same name below `root`, to be read only; a link as a link."""
+    target = root / path.relative_to("/")
+    if target.exists() or target.is_symlink() or not (path.exists() or path.is_symlink()):
+        return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        target.symlink_to(path.readlink())
+        return _show(path.resolve(), root)
+    if path.is_dir():
+        target.mkdir()
+    else:
+        target.touch()
+    linux.mount(str(path), str(target), flags=linux.MS_BIND | linux.MS_REC)
+    has = os.statvfs(target).f_flag
+    kept = sum(ours for theirs, ours in _LOCKED.items() if has & theirs)
+    linux.mount("none", str(target), flags=_READ_ONLY | kept)
+    return None
+
+
+def _make_dev(folder: Path) -> None:
+    folder.mkdir()
+    for name in _DEVICES:
+        (folder / name).touch()
+        linux.mount(f"/dev/{name}", str(folder / name), flags=linux.MS_BIND)
+    for name, target in _LINKS.items():
+        (folder / name).symlink_to(f"/proc/self/{target}")
+    (folder / "shm").mkdir()
+    linux.mount("tmpfs", str(folder / "shm"), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=64m")

@@ -1,0 +1,236 @@
+"""Which system calls the app keeps: a filter of classic BPF, which the kernel runs before each call.
+
+It needs neither root nor a library, only that the process gives up gaining privileges. It cannot be taken off, and what
+the app starts inherits it. A raw system call passes through it like any other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import socket
+from collections.abc import Iterable
+
+from workshop_kit.simulator.isolation import linux
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _FAIL_WITH = 0x7FFF0000, 0x00050000
+_NUMBER, _ARCHITECTURE, _ARGUMENT = 0, 4, (16, 24)  # offsets in struct seccomp_data; arguments by their low half
+_X32 = 0x40000000
+_NEWEST_KNOWN = 480
+
+_COLUMN = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+
+# Numbers on x86-64 and on arm64; None where the architecture has no such call.
+_NUMBERS: dict[str, tuple[int | None, int | None]] = {
+    "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "fork": (57, None),
+    "vfork": (58, None),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "move_mount": (429, 429),
+    "open_tree": (428, 428),
+    "mount_setattr": (442, 442),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "bpf": (321, 280),
+    "userfaultfd": (323, 282),
+    "perf_event_open": (298, 241),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "open_by_handle_at": (304, 265),
+    "name_to_handle_at": (303, 264),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
+    "mq_open": (240, 180),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "ioperm": (173, None),
+    "iopl": (172, None),
+    "modify_ldt": (154, None),
+    "personality": (135, 92),
+    "quotactl": (179, 60),
+    "acct": (163, 89),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "vhangup": (153, 58),
+    "lookup_dcookie": (212, 18),
+    "fanotify_init": (300, 262),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "prlimit64": (302, 261),
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
+    "ioprio_set": (251, 30),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+}
+_DECIDED_BY_ARGUMENT = ("socket", "clone", "clone3", "kill", "tgkill", "prlimit64")
+_NETWORK = ("connect", "bind")
+_PROCESSES = ("fork", "vfork", "execve", "execveat")
+_OTHER_PROCESSES = (
+    *("tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"),
+    *("setpriority", "sched_setparam", "sched_setscheduler", "sched_setattr", "sched_setaffinity", "ioprio_set"),
+    *("migrate_pages", "move_pages"),
+)
+# What Landlock does not know: without a file tree of its own, the app could change modes, owners and times of files
+# that it may only read.
+_ATTRIBUTES = (
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    *("utime", "utimes", "futimesat", "utimensat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
+    *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
+)
+_AMONG_ITS_OWN = frozenset({*_PROCESSES, *_OTHER_PROCESSES, *_ATTRIBUTES})
+_BEYOND_ANY_APP = frozenset(_NUMBERS) - {*_DECIDED_BY_ARGUMENT, *_NETWORK, *_AMONG_ITS_OWN}
+_NEW_NAMESPACES = 0x7E020080
+_CLONE_THREAD = 0x00010000
+
+OWN_LOOPBACK = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+"""The kinds of socket that an app has in a network of its own."""
+
+
+class UnsupportedProcessorError(OSError):
+    """This processor's system calls have other numbers."""
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint32))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.POINTER(_Instruction)))
+
+
+Step = tuple[int, int, int, int]
+"""Code, jump if true, jump if false, operand."""
+
+
+def program(*, sockets: Iterable[int], own_tree: bool, own_pid: int, machine: str) -> list[Step]:
+    """The filter, for a processor by the name that `platform.machine` gives it.
+
+    Args:
+        sockets: families that may be opened; () leaves neither connect nor bind.
+        own_tree: whether processes and files around the app are its own, so that it may start and signal the ones and
+            change the others' attributes. Without, it signals `own_pid` alone.
+
+    Raises:
+        UnsupportedProcessorError: the processor is neither x86-64 nor arm64.
+    """
+    if machine not in _COLUMN:
+        raise UnsupportedProcessorError(errno.ENOSYS, f"expected x86_64 or aarch64, this processor is {machine}")
+    column, architecture = _COLUMN[machine]
+    families = tuple(sockets)
+    steps: list[Step] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), _fail(errno.EPERM)]
+    steps += [(_LOAD, 0, 0, _NUMBER)]
+    # The x32 calls of x86-64 have the same meaning under other numbers; so may calls newer than this list.
+    steps += [(_AT_LEAST, 0, 1, _X32), _fail(errno.EPERM), (_AT_LEAST, 0, 1, _NEWEST_KNOWN), _fail(errno.ENOSYS)]
+    refused = _BEYOND_ANY_APP | (set() if families else {*_NETWORK}) | (set() if own_tree else _AMONG_ITS_OWN)
+    for name in sorted(refused):
+        steps += _when(_NUMBERS[name][column], [_fail(errno.EPERM)])
+    # clone3 has its flags in memory, where a filter cannot look: the C library then falls back to clone.
+    steps += _when(_NUMBERS["clone3"][column], [_fail(errno.ENOSYS)])
+    steps += _when(_NUMBERS["clone"][column], _clone(own_tree))
+    if not own_tree:
+        for name, targets in (("kill", [own_pid]), ("tgkill", [own_pid]), ("prlimit64", [0, own_pid])):
+            steps += _when(_NUMBERS[name][column], _only(0, targets, errno.EPERM))
+    steps += _when(_NUMBERS["socket"][column], _only(0, families, errno.EAFNOSUPPORT))
+    return [*steps, (_RETURN, 0, 0, _ALLOW)]
+
+
+def install(*, sockets: Iterable[int], own_tree: bool) -> None:
+    """Put the filter on this thread and on all that it starts from now on; call it before there are others.
+
+    Raises:
+        OSError: the kernel or the processor has none.
+    """
+    steps = program(sockets=sockets, own_tree=own_tree, own_pid=os.getpid(), machine=platform.machine())
+    filter_ = (_Instruction * len(steps))(*(_Instruction(*step) for step in steps))
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.call("prctl", linux.PR_SET_SECCOMP, 2, ctypes.byref(_Program(len(steps), filter_)), 0, 0)
+
+
+def _fail(error: int) -> Step:
+    return (_RETURN, 0, 0, _FAIL_WITH | error)
+
+
+def _when(number: int | None, steps: list[Step]) -> list[Step]:
+    """`steps` for one call, which they end or leave as they found it; nothing where the call does not exist."""
+    return [] if number is None else [(_EQUAL, 0, len(steps), number), *steps]
+
+
+def _clone(processes: bool) -> list[Step]:
+    """No new namespaces; where the app starts no processes, threads alone."""
+    steps = [(_LOAD, 0, 0, _ARGUMENT[0]), (_ANY_BIT, 0, 1, _NEW_NAMESPACES), _fail(errno.EPERM)]
+    if not processes:
+        steps += [(_ANY_BIT, 1, 0, _CLONE_THREAD), _fail(errno.EPERM)]
+    return [*steps, (_RETURN, 0, 0, _ALLOW)]
+
+
+def _only(argument: int, values: Iterable[int], error: int) -> list[Step]:
+    """Allow the call with one of these values as argument, and fail it with any other."""
+    steps: list[Step] = [(_LOAD, 0, 0, _ARGUMENT[argument])]
+    for value in values:
+        steps += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
+    return [*steps, _fail(error)]
