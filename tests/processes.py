@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,4 +152,5 @@ def program(*arguments: str, temporary: Path, cwd: Path | None = None, **more: s
             if stream is not None:
                 stream.close()
         for pid in running_of(started.recorded):
-            os.kill(pid, 9)
+            with suppress(ProcessLookupError):  # of a tree, one may end with another
+                os.kill(pid, 9)

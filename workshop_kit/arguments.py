@@ -33,7 +33,9 @@ from workshop_kit.evidence.eif_signature import sign_image
 from workshop_kit.evidence.pcr import Pcr, measure
 from workshop_kit.files import MOST, read_beginning, read_file
 from workshop_kit.service.access import User, Users
-from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
+from workshop_kit.service.manifest import MANIFEST_PATH, Manifest, parse_manifest
+from workshop_kit.service.strict_yaml import read_document, text_of
+from workshop_kit.simulator.isolation.levels import Level
 from workshop_kit.verifier import (
     AWS_NITRO_ROOT_G1,
     AnyPolicy,
@@ -65,13 +67,15 @@ def hexadecimal(text: str, option: str) -> bytes:
 
 
 def reference_values(pcrs: dict[int, str | None], file: Path | None) -> ReferenceValues | None:
-    """From --pcr0, --pcr1 and --pcr2, or from a published file; None where neither is given."""
+    """From --pcr0, --pcr1 and --pcr2, or from a published file, and --pcr16 with either; None where none is given."""
     given = {index: text for index, text in pcrs.items() if text is not None}
-    if given and file:
+    if file and given.keys() - {Pcr.USERS_AND_RUNTIME_CONFIG}:
         raise typer.BadParameter("expected --pcr0, 1 and 2 or --reference-values, got both")
     try:
-        if file:
-            return ReferenceValues.from_json(readable(file).decode("utf-8", "replace"))
+        published = ReferenceValues.from_json(readable(file).decode("utf-8", "replace")).pcrs if file else {}
+        if given.keys() & published.keys():
+            raise typer.BadParameter(f"expected --pcr16 or a PCR16 in {file}, got both")
+        given |= {index: value.hex() for index, value in published.items()}
         return ReferenceValues.from_hex(given) if given else None
     except WorkshopKitError as error:
         raise typer.BadParameter(str(error)) from None
@@ -122,6 +126,15 @@ def duration(seconds: float) -> timedelta:
         return timedelta(seconds=seconds)
     except (OverflowError, ValueError):
         raise typer.BadParameter(f"expected seconds, got {seconds}", param_hint="--max-age") from None
+
+
+def isolation(name: str, *, unisolated: bool) -> Level:
+    """The level that an enclave has at most; none only where that is said by its own name."""
+    if unisolated:
+        return Level.NONE
+    if name not in ("namespaces", "seccomp"):
+        raise typer.BadParameter(f"expected namespaces or seccomp, got {name!r}", param_hint="--isolation")
+    return Level(name)
 
 
 def readable(file: Path, *, most: int = MOST) -> bytes:
@@ -176,13 +189,42 @@ def key_pair(private_key: Path, public_key: Path | None) -> UserKey:
     return key
 
 
-def parse_users(texts: list[str], folder: Path) -> Users | None:
-    """Users from `NAME[:ROLE]=FILE`; a role may be left out where the manifest has one only."""
+def users_for_folder(texts: list[str], folder: Path) -> Users | None:
+    """Those of `--user` for a service folder, to be built into its image."""
     if not texts:
         return None
-    manifest = parse_manifest(
-        read_file(folder / MANIFEST_PATH).decode("utf-8", "replace"), file=str(folder / MANIFEST_PATH)
-    )
+    file = folder / MANIFEST_PATH
+    return parse_users(texts, parse_manifest(read_file(file).decode("utf-8", "replace"), file=str(file)))
+
+
+def users_at_run_time(texts: list[str], file: Path | None, image: Path) -> bytes | None:
+    """What `run` hands in: a users' file byte for byte, or those of `--user`, which need the image's manifest."""
+    if texts and file:
+        raise typer.BadParameter("expected --users FILE or --user, got both")
+    if not texts and not file:
+        return None
+    from workshop_kit.simulator.image import SERVICE, application_file
+
+    opened = read_image(read_file(image, most=LARGEST_IMAGE))
+    manifest = parse_manifest(application_file(opened, f"{SERVICE}/{MANIFEST_PATH}") or "", file=f"{image}, manifest")
+    if file is None:
+        return parse_users(texts, manifest).to_yaml().encode()
+    data = readable(file)
+    Users.from_yaml(text_of(data, file=str(file)), manifest, file=str(file))
+    return data
+
+
+def runtime_config(file: Path | None) -> bytes | None:
+    """A runtime configuration, byte for byte; the enclave holds it against the same rules, and knows no file's name."""
+    if file is None:
+        return None
+    data = readable(file)
+    read_document(text_of(data, file=str(file)), file=str(file))
+    return data
+
+
+def parse_users(texts: list[str], manifest: Manifest) -> Users:
+    """Users from `NAME[:ROLE]=FILE`; a role may be left out where the manifest has one only."""
     try:
         users = Users(tuple(_user(text, [role.role_name for role in manifest.roles]) for text in texts))
         return Users.from_yaml(users.to_yaml(), manifest)

@@ -31,9 +31,14 @@ app = typer.Typer(
 )
 
 PcrOption = Annotated[str | None, typer.Option(metavar="HEX", help="Reference value, 96 hexadecimal digits.")]
+Pcr16Option = Annotated[
+    str | None,
+    typer.Option(metavar="HEX", help="Demand these users and this runtime configuration: what `run` prints as pcr16."),
+]
 ValuesOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Published reference values, instead of --pcr0, 1 and 2.")
 ]
+EnclaveOption = Annotated[str, typer.Option(metavar="ID", help="Which one: the id that `run` and `describe` print.")]
 RootOption = Annotated[
     str | None, typer.Option(metavar="aws|FILE", help="The trust anchor: AWS's, the default, or a certificate's file.")
 ]
@@ -75,7 +80,7 @@ def build(
     """Build a service folder into an enclave image, and print its measurements."""
     from workshop_kit.simulator.build import build_enclave
 
-    made = build_enclave(folder, users=arguments.parse_users(user or [], folder))
+    made = build_enclave(folder, users=arguments.users_for_folder(user or [], folder))
     image, measured = arguments.signed(made.image, signing_certificate, private_key)
     values = ReferenceValues(measured).to_json()
     target = output or Path(f"{folder.resolve().name}.eif")
@@ -99,18 +104,69 @@ def run(
     root_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the simulator's root goes; default: beside the image.")
     ] = None,
+    users: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Users in YAML, for an image without; PCR16 measures them.")
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[:ROLE]=FILE", help="One of them and his public key, instead.")
+    ] = None,
+    runtime_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML for the application; PCR16 measures it too.")
+    ] = None,
+    isolation: Annotated[
+        str, typer.Option(metavar="namespaces|seccomp", help="At most this much; `workshop doctor` says what is had.")
+    ] = "namespaces",
+    unisolated: Annotated[
+        bool, typer.Option("--unisolated", help="None at all: the app may do what you may. Evidence says so.")
+    ] = False,
 ) -> None:
     """Run an enclave image in a simulated Nitro, until Ctrl-C."""
     from workshop_kit.simulator.enclave import run_enclave
+    from workshop_kit.simulator.isolation.levels import Level
 
+    people = arguments.users_at_run_time(user or [], users, image)
+    config = arguments.runtime_config(runtime_config)
     target = root_file or image.with_suffix(".root.pem")
     arguments.end_on_sigterm()
-    with run_enclave(image, port=port, debug_mode=debug_mode) as enclave:
+    level = arguments.isolation(isolation, unisolated=unisolated)
+    with run_enclave(
+        image, port=port, debug_mode=debug_mode, users=people, runtime_config=config, isolation=level
+    ) as enclave:
+        if enclave.isolation.level is not Level.NAMESPACES:
+            _note(f"warning: {enclave.isolation}")
         arguments.write_file(target, arguments.as_pem(enclave.root))
         print(f"root {target}")
         print(f"enclave {enclave.enclave_id}")
+        print(f"pcr16 {enclave.pcr16.hex()}")
+        print(f"isolation {enclave.isolation.level.value}")
         print(f"listening on {enclave.url}", flush=True)
         enclave.wait()
+    _note("the enclave was terminated")
+
+
+@app.command()
+def describe() -> None:
+    """List your enclaves on this machine, as JSON."""
+    from workshop_kit.simulator.control import describe_enclaves
+
+    print(json.dumps(describe_enclaves(), indent=2))
+
+
+@app.command()
+def console(enclave_id: EnclaveOption) -> None:
+    """Print what an enclave in debug mode has written; nobody can read any other's console."""
+    from workshop_kit.simulator.control import console_of
+
+    print(console_of(enclave_id), end="")
+
+
+@app.command()
+def terminate(enclave_id: EnclaveOption) -> None:
+    """End an enclave that another terminal or a page runs."""
+    from workshop_kit.simulator.control import terminate_enclave
+
+    terminate_enclave(enclave_id)
+    print(json.dumps({"EnclaveID": enclave_id, "Terminated": True}, indent=2))
 
 
 @app.command()
@@ -123,6 +179,7 @@ def connect(
     pcr0: PcrOption = None,
     pcr1: PcrOption = None,
     pcr2: PcrOption = None,
+    pcr16: Pcr16Option = None,
     reference_values: ValuesOption = None,
     root: RootOption = None,
     policy_file: PolicyOption = None,
@@ -133,7 +190,7 @@ def connect(
     """Attest an enclave, then offer it as plain HTTP on localhost, until Ctrl-C."""
     from workshop_kit.edges.connecting import run_client_proxy
 
-    pcrs = {0: pcr0, 1: pcr1, 2: pcr2}
+    pcrs = {0: pcr0, 1: pcr1, 2: pcr2, 16: pcr16}
     policy = arguments.policy(policy_file, pcrs, reference_values, root, any_image=disable_pcr_check)
     if policy_file is None and not disable_pcr_check and not any(pcrs.values()) and reference_values is None:
         raise typer.BadParameter("expected --pcr0, --pcr1 and --pcr2, or --reference-values FILE; got none")
@@ -197,6 +254,7 @@ def verify(
     pcr0: PcrOption = None,
     pcr1: PcrOption = None,
     pcr2: PcrOption = None,
+    pcr16: Pcr16Option = None,
     reference_values: ValuesOption = None,
     root: RootOption = None,
     at: Annotated[
@@ -211,12 +269,24 @@ def verify(
 ) -> None:
     """Appraise an attestation document: exit 0 when affirmed, 1 when refused."""
     evidence = arguments.document(file)
-    policy = arguments.policy(policy_file, {0: pcr0, 1: pcr1, 2: pcr2}, reference_values, root, max_age=max_age)
+    pcrs = {0: pcr0, 1: pcr1, 2: pcr2, 16: pcr16}
+    policy = arguments.policy(policy_file, pcrs, reference_values, root, max_age=max_age)
     if nonce is not None:
         policy = policy.for_handshake(nonce=arguments.hexadecimal(nonce, "--nonce"))
     result = appraise(evidence, policy, now=arguments.time_of_appraisal(at, evidence))
     print(result.to_json() if as_json else result)
     raise typer.Exit(0 if result.affirmed else 1)
+
+
+@app.command()
+def doctor() -> None:
+    """Say how far this machine can keep an enclave's app away from itself, layer by layer: exit 1 where it cannot."""
+    from workshop_kit.simulator.doctor import report
+
+    lines = report()
+    for line in lines:
+        print(line)
+    raise typer.Exit(1 if len(lines) == 1 else 0)
 
 
 @app.command()

@@ -24,11 +24,12 @@ FLOORS = tuple(
     for floor in (
         "errors",
         "files evidence evidence.* service service.manifest service.*yaml* channel channel.framing",
-        "verifier verifier.* service.access service.routes service.advice simulator simulator.pki simulator.image simulator.nsm simulator.comparison",
+        "verifier verifier.* service.access service.routes service.advice simulator simulator.pki simulator.image"
+        " simulator.nsm simulator.comparison",
         "channel.session channel.handshake channel.client_handshake channel.enclave_handshake",
         "edges edges.*",
         "simulator.isolation simulator.isolation.* simulator.requirements simulator.build simulator.hypervisor"
-        " simulator.enclave simulator.parent simulator.boot simulator.doctor shipped",
+        " simulator.control simulator.enclave simulator.parent simulator.boot simulator.doctor shipped",
         "notebook notebook.* arguments inspection",
         "cli demo tasks __main__",
     )

@@ -37,6 +37,9 @@ from services import ASGI, make_service
 
 from workshop_kit.__main__ import main
 from workshop_kit.edges.user_key import UserKey
+from workshop_kit.evidence.eif import read_image
+from workshop_kit.evidence.handed_in import runtime_measurement
+from workshop_kit.service.access import User, Users
 from workshop_kit.simulator.build import build_enclave
 from workshop_kit.simulator.enclave import run_enclave
 from workshop_kit.verifier import ReferenceValues
@@ -98,7 +101,11 @@ SUBCOMMANDS = (
     "keygen",
     "build",
     "run",
+    "describe",
+    "console",
+    "terminate",
     "compare",
+    "doctor",
     "connect",
     "describe-eif",
     "inspect",
@@ -131,6 +138,7 @@ BAD_ARGUMENTS: dict[str, tuple[object, ...]] = {
     "no such option": ("keygen", "--name", "alice"),
     "a missing argument": ("verify",),
     "a missing option": ("connect", "--private-key", "x"),
+    "an enclave without its id": ("terminate",),
     "one argument too many": ("inspect", "a", "b"),
     "a port that is none": ("run", "x.eif", "--port", "70000"),
     "a port that is no number": ("run", "x.eif", "--port", "http"),
@@ -151,6 +159,11 @@ BAD_ARGUMENTS: dict[str, tuple[object, ...]] = {
     "a root that is no certificate": ("verify", os.devnull, "--root", os.devnull),
     "a time that is none": ("verify", os.devnull, "--at", "yesterday"),
     "a nonce that is no hexadecimal": ("verify", os.devnull, "--nonce", "xyz"),
+    "PCR16 alone": ("verify", os.devnull, "--pcr16", "00" * 48),
+    "PCR16 that is short": ("verify", os.devnull, "--pcr16", "00", *("--pcr0", "00" * 48, "--pcr1", "00" * 48)),
+    "PCR16 beside a policy": ("verify", os.devnull, "--policy", os.devnull, "--pcr16", "00" * 48),
+    "users in two ways": ("run", "x.eif", "--users", "x.yaml", "--user", "Alice=x"),
+    "a configuration that is not there": ("run", "x.eif", "--runtime-config", "absent"),
     "a file to fuzz without its target": ("fuzz", os.devnull),
     "a file to fuzz that is not there": ("fuzz", "absent", "--target", "document"),
     "no time to fuzz": ("fuzz", "--seconds", "0"),
@@ -274,6 +287,7 @@ def test_build_prints_and_writes_the_measurements(tmp_path: Path, keys: Path) ->
     result = workshop("build", MILLIONAIRES, "--output", tmp_path / "m.eif", "--reference-values", values, *users)
     assert result.code == 0
     assert f"wrote {tmp_path / 'm.eif'}" in result.errors
+    assert f"{MILLIONAIRES / '.oblivious/service.yaml'}:22: paths[2].path: " in result.errors  # /call?url=
     assert result.output == values.read_text()
     printed = json.loads(result.output)["Measurements"]
     assert set(printed) == {"HashAlgorithm", "PCR0", "PCR1", "PCR2"}
@@ -464,6 +478,74 @@ def test_a_port_in_use_is_one_line(images: Path) -> None:
         assert (result.code, result.output) == (1, "")
         assert f"cannot listen on 127.0.0.1:{port}" in result.complaint
         assert "choose another port" in result.complaint
+
+
+CONFIG = "greeting: hi\nlist: [1, 2]\n"
+
+
+@pytest.fixture(scope="module")
+def handed_in(keys: Path) -> Path:
+    """The keys' folder with users and configurations in files."""
+    alice = base64.b64encode((keys / "alice_public.der").read_bytes()).decode()
+    (keys / "users.yaml").write_text(f"# Alice\nusers:\n  - {{name: Alice, role: querier, public_key: {alice}}}\n")
+    (keys / "kings.yaml").write_text(f"users:\n  - {{name: Alice, role: king, public_key: {alice}}}\n")
+    (keys / "runtime.yaml").write_text(CONFIG)
+    (keys / "list.yaml").write_text("- 1\n")
+    (keys / "twice.yaml").write_text("a: 1\na: 2\n")
+    (keys / "latin.yaml").write_bytes(b"a: 1\nb: caf\xe9\n")
+    return keys
+
+
+def test_run_hands_in_users_and_configuration_and_prints_what_a_client_can_demand(
+    images: Path, handed_in: Path, tmp_path: Path
+) -> None:
+    """Byte for byte: Alice has the two files, and computes PCR16 herself."""
+    values = images / "good.json"
+    values.write_text(ReferenceValues(read_image((images / "good.eif").read_bytes()).measurements()).to_json())
+    pcr16 = runtime_measurement((handed_in / "users.yaml").read_bytes(), CONFIG.encode()).hex()
+    files = ("--users", handed_in / "users.yaml", "--runtime-config", handed_in / "runtime.yaml")
+    run = ("run", images / "good.eif", "--root-file", tmp_path / "root.pem", *files)
+    with program("-m", "workshop_kit", *map(str, run), temporary=tmp_path / "tmp") as operator:
+        assert operator.await_line("pcr16 ") == pcr16
+        url = operator.await_line("listening on ")
+        usual = {"url": url, "private_key": handed_in / "alice_private.der", "reference_values": values, "lport": 0}
+        usual |= {"root": tmp_path / "root.pem"}
+        options = [str(part) for name, value in usual.items() for part in (f"--{name.replace('_', '-')}", value)]
+        with program("-m", "workshop_kit", "connect", *options, "--pcr16", pcr16, temporary=tmp_path / "c") as alice:
+            assert httpx.get(alice.await_line("listening on")).json() == "answered"
+        other = workshop("connect", *options, "--pcr16", runtime_measurement().hex())
+    assert (other.code, other.output) == (1, "")
+    assert "refused by check 9" in other.complaint
+    assert "PCR16 differs: other users or another runtime configuration." in other.complaint
+
+
+def test_run_takes_single_users_as_build_does(images: Path, handed_in: Path, tmp_path: Path) -> None:
+    users = Users((User("Alice", "querier", user_key("Alice").public_bytes),))
+    one = ("--user", f"Alice:querier={handed_in / 'alice_public.der'}", "--root-file", tmp_path / "root.pem")
+    with program("-m", "workshop_kit", "run", *map(str, (images / "good.eif", *one)), temporary=tmp_path / "t") as run:
+        assert run.await_line("pcr16 ") == runtime_measurement(users.to_yaml().encode()).hex()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--users", "kings.yaml"), r"kings\.yaml:2: users\[0\]\.role: expected a role of the manifest"),
+        (("--users", "list.yaml"), r"list\.yaml: expected keys with values, got a list"),
+        (("--user", "Alice:king=alice_public.der"), "--user: expected a role of the manifest"),
+        (("--user", "Alice:querier=garbage.der"), "garbage.der: expected an RSA-2048 public key"),
+        (("--runtime-config", "list.yaml"), r"list\.yaml: expected keys with values, got a list"),
+        (("--runtime-config", "twice.yaml"), r"twice\.yaml:2: a: expected the key once"),
+        (("--runtime-config", "latin.yaml"), r"latin\.yaml:2: expected text in UTF-8"),
+    ],
+)
+def test_what_an_enclave_would_refuse_is_one_line_with_its_place(
+    images: Path, handed_in: Path, options: tuple[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(handed_in)
+    result = workshop("run", images / "good.eif", *options)
+    assert (result.code, result.output) == (1, "")
+    assert re.search(words, result.complaint), result.complaint
+    assert not (images / "good.root.pem").exists()
 
 
 # --- connect ---------------------------------------------------------------------------------------------------------
@@ -699,6 +781,22 @@ def test_verify_reads_a_root_in_pem_or_der_and_pcrs_one_by_one(evidence: Evidenc
     assert evidence.verify(reference_values=None, **pcrs).code == 0
     upper = {name: value.upper() for name, value in pcrs.items()}
     assert evidence.verify(reference_values=None, **upper).code == 0
+
+
+def test_verify_demands_pcr16_beside_reference_values_however_they_are_given(evidence: Evidence) -> None:
+    world, pcrs = evidence.world, {f"pcr{int(index)}": value.hex() for index, value in MEASUREMENTS.items()}
+    world.ask("ExtendPCR", index=16, data=b"users")
+    world.ask("LockPCR", index=16)
+    evidence.file.write_bytes(world.attest(nonce=NONCE))
+    right, wrong = world.ask("DescribePCR", index=16)["data"].hex(), runtime_measurement().hex()
+    for values in ({}, {"reference_values": None} | pcrs):
+        assert evidence.verify(pcr16=right, **values).code == 0
+        assert failing(evidence.verify("--json", pcr16=wrong, **values)) == [9]
+    (evidence.folder / "values.json").write_text(ReferenceValues(MEASUREMENTS | {16: bytes.fromhex(right)}).to_json())
+    assert evidence.verify().code == 0
+    both = evidence.verify(pcr16=right)
+    assert (both.code, both.output) == (2, "")
+    assert "expected --pcr16 or a PCR16 in" in both.complaint
 
 
 def test_the_json_is_the_ledger(evidence: Evidence) -> None:

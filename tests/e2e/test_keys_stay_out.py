@@ -54,7 +54,9 @@ SNOOPING = (
 KEPT = []
 
 def modules():
-    return sorted(name for name in sys.modules if name.startswith("workshop_kit.simulator"))
+    """Of the simulator, apart from what confines this very process."""
+    ours = [name for name in sys.modules if name.startswith("workshop_kit.simulator.")]
+    return sorted(name for name in ours if not name.startswith("workshop_kit.simulator.isolation"))
 
 def open_files():
     """Paths behind this process's descriptors, pipes and sockets left out; none where there is no /proc."""
@@ -114,9 +116,12 @@ def test_no_module_that_can_sign_is_loaded_in_the_enclave(enclave: Running) -> N
 
 def test_an_enclave_is_given_no_secret_by_name_argument_or_open_file(enclave: Running) -> None:
     found = enclave.client().get("/environment").json()
-    assert set(found["environment"]) <= {"PATH", "LANG", "LC_CTYPE", "PYTHONDONTWRITEBYTECODE"}
-    assert len(found["arguments"]) == 3
-    assert all(argument.isdigit() for argument in found["arguments"])
+    known = {"PATH", "LANG", "LC_CTYPE", "PYTHONDONTWRITEBYTECODE", "WORKSHOP_RUNTIME_CONFIG", "TMPDIR"}
+    assert set(found["environment"]) <= known
+    level, *descriptors = found["arguments"]
+    assert level == "namespaces"
+    assert len(descriptors) == 3
+    assert all(descriptor.isdigit() for descriptor in descriptors)
     assert found["files"] == []
 
 

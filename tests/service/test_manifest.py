@@ -338,6 +338,7 @@ def test_access_names_declared_roles() -> None:
         ("/write", "/hello", "paths[1].path", 8),
         ("role_name: writer", "role_name: reader", "roles[1].role_name", 14),
         ("  outbound", "    - {name: http, port: 81, type: tcp}\n  outbound", "traffic.inbound[1].name", 22),
+        ("  outbound", "    - {name: more, port: 80, type: tcp}\n  outbound", "traffic.inbound[1].port", 22),
         ("traffic", "build_args: [{name: A}, {name: A}]\ntraffic", "build_args[1].name", 17),
     ],
 )
@@ -353,6 +354,17 @@ def test_names_and_paths_occur_once(old: str, new: str, path: str, line: int) ->
 def test_outbound_names_occur_once() -> None:
     again = "    - {name: api, domain: www.example.com, port: 443, type: tcp}\n"
     assert place(SMALL + again) == ("traffic.outbound[1].name", 27)
+
+
+def test_a_domain_and_a_port_are_opened_once() -> None:
+    """Two entries for one way out: whoever removes the first believes it closed."""
+    again = "    - {name: again, domain: api.example.com, port: 443, type: tcp}\n"
+    error = refusal(SMALL + again)
+    assert (error.path, error.line) == ("traffic.outbound[1].domain", 27)
+    assert "got 'api.example.com:443' again: traffic.outbound[0] has it" in str(error)
+    other_port = parse_manifest(SMALL + again.replace("443", "444"))
+    assert [entry.port for entry in other_port.traffic.outbound] == [443, 444]
+    assert parse_manifest(SMALL + again.replace("api.", "www.api.")).traffic.outbound[1].domain == "www.api.example.com"
 
 
 # --- which mistake, and where ----------------------------------------------------------------------------------------

@@ -346,9 +346,11 @@ def test_a_folder_without_a_manifest_is_refused(service: Path) -> None:
 
 
 def test_a_manifest_that_is_no_text_is_refused(service: Path) -> None:
-    (service / ".oblivious/service.yaml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ImageError, match="UTF-8"):
+    manifest = service / ".oblivious/service.yaml"
+    manifest.write_bytes(b"auth:\n\xff\xfe")
+    with pytest.raises(ManifestError, match="UTF-8") as caught:
         build_enclave(service)
+    assert (caught.value.file, caught.value.line) == (str(manifest), 2)
 
 
 def test_a_mistake_in_the_manifest_names_file_line_and_key(service: Path) -> None:

@@ -47,7 +47,8 @@ class Machine:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="enclave-workshop-test-") as name:
+    # Not below /tmp, of which an app has one of its own.
+    with tempfile.TemporaryDirectory(prefix="enclave-workshop-test-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)  # nobody looks for a way out, too
         (folder / "secret").write_text("of the parent's")
@@ -136,6 +137,28 @@ def test_without_isolation_the_ways_out_are_open_and_named(machine: Machine) -> 
     confined = confine(machine, Level.NONE, user=None)
     assert confined.became["escapes"] == dict.fromkeys(escapes.HARMLESS, escapes.WORKED)
     assert any("every file" in text for text in confined.isolation.open)
+
+
+def test_a_tree_holds_files_that_the_machine_does_not_have(tmp_path: Path) -> None:
+    """Beside the machine's own in one folder, and to be read only."""
+    for folder in ("tree", "tmp"):
+        (tmp_path / folder).mkdir()
+    program = (
+        "import sys; from pathlib import Path; from workshop_kit.simulator.isolation.levels import isolate\n"
+        "file = Path('/usr/runtime.yaml')\n"
+        "isolation = isolate(Path(sys.argv[1]), files={file: b'greeting: hello'})\n"
+        "print(isolation.level.value, file.read_text(), len(list(Path('/usr').iterdir())), sep='|')\n"
+        "file.write_text('')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False, cwd="/"
+    )
+    level, _, rest = done.stdout.partition("|")
+    if level != "namespaces":
+        pytest.skip(f"this machine gives no more: {level or done.stderr}")
+    assert rest == f"greeting: hello|{len(list(Path('/usr').iterdir())) + 1}\n"
+    assert "Read-only file system" in done.stderr
+    assert not Path("/usr/runtime.yaml").exists()
 
 
 # --- what is said of it ----------------------------------------------------------------------------------------------

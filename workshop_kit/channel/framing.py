@@ -8,7 +8,9 @@ This file knows no key. A record's plaintext is
                        or status, then name, value...
     data               the rest
 
-HTTP allows NUL in no field, so a head splits in one way only: what the proxy allows is what the app is given.
+HTTP allows NUL in no field, so a head splits in one way only: what the proxy allows is what the app is given. What two
+programs behind that splitting would read differently is no request: a field twice that HTTP has once, a field of one
+connection's, a spelling that CGI folds into another.
 """
 
 from __future__ import annotations
@@ -30,11 +32,27 @@ MAX_DATA = 256 * 1024
 
 MAX_PLAINTEXT = 1 + 4 + MAX_HEAD + MAX_DATA
 
+ONE_HOP = frozenset(
+    b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade".split()
+)
+"""Fields that speak of one connection and stay on it (RFC 9110, 7.6.1), and the one that is answered on it."""
+
+_ONCE = frozenset(
+    b"authorization content-length content-type content-range cookie date from host if-modified-since if-range "
+    b"if-unmodified-since max-forwards origin range referer user-agent".split()
+)
+"""Fields of a request that HTTP has once: of two, one program reads the first, another the last or both."""
+
 _HEAD, _END = 1, 2
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
-_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]{1,32}")  # no small letters: some programs take `head` for HEAD
 _TARGET = re.compile(rb"(?:/[!-~]*|\*)")  # origin-form or asterisk-form in visible ASCII (RFC 9112, 3.2)
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")  # RFC 9110, 5.5
+# Some programs write a URL from it and read the path out of that: a slash or a question mark here would move the path.
+_HOST = re.compile(rb"(?:[0-9A-Za-z._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_LOWER = b"0123456789abcdefghijklmnopqrstuvwxyz"
+_FOLDED = bytes(code if code in _LOWER else ord("-") for code in range(256))  # CGI and WSGI write `-` as `_`
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,21 @@ def _read_request(head: bytes) -> RequestHead:
     target, headers = rest[0], _headers(head, rest[1:])
     if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
         raise RemoteProtocolError(f"expected a method and a target, got {method[:40]!r} and {target[:80]!r}")
+    _require_one_reading(headers)
     return RequestHead(method, target, headers)
+
+
+def _require_one_reading(headers: Headers) -> None:
+    seen: set[bytes] = set()
+    for name, value in headers:
+        folded = name.translate(_FOLDED)
+        if folded in ONE_HOP:
+            raise RemoteProtocolError(f"expected fields that travel on, got {name!r}, which stays on its connection")
+        if folded in _ONCE and (name != folded or name in seen):
+            raise RemoteProtocolError(f"expected {folded.decode()} once, in this spelling, got {name!r} besides")
+        seen.add(folded)
+        if name == b"host" and not _HOST.fullmatch(value):
+            raise RemoteProtocolError(f"expected a name and perhaps a port as the host, got {value[:40]!r}")
 
 
 def _read_response(head: bytes) -> ResponseHead:

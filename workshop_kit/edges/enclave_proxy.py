@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
 from workshop_kit.channel.framing import Headers, Record, RequestHead, ResponseHead
@@ -138,31 +137,30 @@ class EnclaveProxy:
         if decision.status != 200:
             return await response.whole(decision.status, decision.reason)
         try:
-            await self._app(_scope(head, user), request.receive, response.send)
+            await self._app(self._scope(head, decision.path, user), request.receive, response.send)
         except RemoteProtocolError:
             raise
         except Exception:  # noqa: BLE001  the app's own: its traceback goes to the enclave's console, as a server's does
             traceback.print_exc(file=sys.stderr)
         return await response.abort(500, "the app gave no answer; its traceback, if any, is on the enclave's console")
 
-
-def _scope(head: RequestHead, user: User) -> Scope:
-    path, _, query = head.target.partition(b"?")
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": head.method.decode(),
-        "scheme": "http",
-        "path": unquote_to_bytes(path).decode(),
-        "raw_path": path,
-        "query_string": query,
-        "root_path": "",
-        "headers": forwarded_headers(end_to_end(head.headers), user),
-        "client": None,
-        "server": ("enclave", 80),
-        "state": {},
-    }
+    def _scope(self, head: RequestHead, path: str, user: User) -> Scope:
+        raw_path, _, query = head.target.partition(b"?")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": head.method.decode(),
+            "scheme": "http",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": forwarded_headers(head.headers, user),
+            "client": None,
+            "server": ("enclave", self._manifest.traffic.inbound[0].port),
+            "state": {},
+        }
 
 
 class _Request:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from workshop_kit.channel.framing import MAX_DATA, Head, Headers, Record, ResponseHead
+from workshop_kit.channel.framing import MAX_DATA, ONE_HOP, Head, Headers, Record, ResponseHead
 from workshop_kit.channel.session import Opener, Sealer
 from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
-
-_HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
-    b"upgrade".split()
-)
-"""Fields that speak of one connection and stay on it (RFC 9110, 7.6.1)."""
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The headers that travel on, names in lower case, without those of one hop, `Connection`'s own list included."""
     lowered = [(name.lower(), value) for name, value in headers]
     listed = {part.strip().lower() for name, value in lowered if name == b"connection" for part in value.split(b",")}
-    return tuple((name, value) for name, value in lowered if name not in _HOP_BY_HOP and name not in listed)
+    return tuple((name, value) for name, value in lowered if name not in ONE_HOP and name not in listed)
 
 
 def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:

@@ -47,6 +47,16 @@ async def attest(device: NsmDevice, *, user_data: bytes, nonce: bytes, public_ke
     return document
 
 
+async def extend_and_lock(device: NsmDevice, *, index: int, data: bytes) -> None:
+    """Extend a PCR with `data` for good: from now on it is in every document, and nobody changes it.
+
+    Raises:
+        NsmError: the module refuses.
+    """
+    for name, fields in (("ExtendPCR", {"index": index, "data": data}), ("LockPCR", {"index": index})):
+        nsm_api.decode_response(await device.request(nsm_api.encode_request(name, **fields)), name)
+
+
 async def send_message(connection: socket.socket, data: bytes) -> None:
     """Write one message behind its length."""
     await asyncio.get_running_loop().sock_sendall(connection, len(data).to_bytes(_LENGTH, "big") + data)

@@ -28,6 +28,9 @@ NITROTPM = "nitrotpm_pcrs"
 _TPM_MODULE = re.compile(r"-tpm[0-9a-f]*$")
 _KNOWN = frozenset(MANDATORY + OPTIONAL)
 
+_SIMULATED = "i-simulated"
+_UNISOLATED = f"{_SIMULATED}open"
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -73,7 +76,12 @@ class AttestationDocument(NamedTuple):
     @property
     def is_simulated(self) -> bool:
         """Whether the document says of itself that no hardware made it."""
-        return self.module_id.startswith("i-simulated")
+        return self.module_id.startswith(_SIMULATED)
+
+    @property
+    def is_unisolated(self) -> bool:
+        """Whether it says that its simulated enclave's app was kept in by nothing."""
+        return self.module_id.startswith(_UNISOLATED)
 
     def encode(self) -> bytes:
         """The payload in today's genuine form: an indefinite map of nine keys in AWS's order, absent ones null."""
@@ -90,6 +98,11 @@ class AttestationDocument(NamedTuple):
                 "nonce": self.nonce,
             }
         )
+
+
+def unisolated(instance_id: str) -> str:
+    """The name of a simulated instance in documents of enclaves whose app nothing keeps in: it says so itself."""
+    return _UNISOLATED + instance_id.removeprefix(_SIMULATED)[:4]
 
 
 def decode_unverified(data: bytes) -> AttestationDocument:

@@ -27,6 +27,7 @@ from workshop_kit.service.strict_yaml import Finding, Section, check_document, r
 
 NAME_HEADER = b"x-oblv-user-name"
 ROLE_HEADER = b"x-oblv-user-role"
+_RESERVED = b"x-oblv-"
 
 # --- users -----------------------------------------------------------------------------------------------------------
 
@@ -166,10 +167,14 @@ def _misplaced_users(users: tuple[User, ...], manifest: Manifest) -> Iterator[Fi
 
 @dataclass(frozen=True)
 class Decision:
-    """200 allowed, 403 the role may not, 404 no such path; `reason` is one line for the log."""
+    """200 allowed, 403 the role may not, 404 no such path; `reason` is one line for the log.
+
+    `path` is the decoded path on which it was decided; the application is given this one and no other.
+    """
 
     status: int
     reason: str
+    path: str = ""
 
     @property
     def allowed(self) -> bool:
@@ -188,10 +193,11 @@ def decide(manifest: Manifest, role: str, target: bytes) -> Decision:
         return Decision(404, str(error))
     rule = _rule_for(manifest, path)
     if rule is None:
-        return Decision(404, f"expected a path that the manifest lists, got {show(path)}")
+        return Decision(404, f"expected a path that the manifest lists, got {show(path)}", path)
     if role not in rule.access:
-        return Decision(403, f"expected one of the roles {', '.join(rule.access)} for {path}, got {show(role)}")
-    return Decision(200, f"{role} may ask for {path}")
+        message = f"expected one of the roles {', '.join(rule.access)} for {path}, got {show(role)}"
+        return Decision(403, message, path)
+    return Decision(200, f"{role} may ask for {path}", path)
 
 
 def _rule_for(manifest: Manifest, path: str) -> PathRule | None:
@@ -219,11 +225,11 @@ def _show_bytes(value: bytes) -> str:
 
 
 def forwarded_headers(headers: Iterable[tuple[bytes, bytes]], user: User) -> list[tuple[bytes, bytes]]:
-    """The client's headers without any spelling of the two identity headers, then the two true ones.
+    """The client's headers without any spelling of an X-OBLV one, then the two true ones.
 
     Names of the true ones are lower case, as ASGI has them; all other pairs keep their order and bytes.
     """
-    kept = [(name, value) for name, value in headers if _folded(name) not in (NAME_HEADER, ROLE_HEADER)]
+    kept = [(name, value) for name, value in headers if not _folded(name).startswith(_RESERVED)]
     return [*kept, (NAME_HEADER, user.name.encode("ascii")), (ROLE_HEADER, user.role.encode("ascii"))]
 
 

@@ -53,7 +53,9 @@ def _check_base_image(value: object) -> str:
 def _check_domain(value: object) -> str:
     if isinstance(value, str) and re.fullmatch(_FQDN, value):
         return value
-    advice = "use no scheme, path, port, wildcard, IP address or final dot"
+    advice = (
+        "use no scheme, path, port, wildcard, IP address or final dot; beyond ASCII, the form that begins with xn--"
+    )
     raise ValueError(f"expected a full domain name in lower case such as api.example.com, got {show(value)}: {advice}")
 
 
@@ -210,7 +212,7 @@ class Manifest(Section):
 
 
 _UNIQUE_TOP = ("auth.auth_name", "build_args.name", "paths.path", "roles.role_name")
-_UNIQUE = (*_UNIQUE_TOP, "traffic.inbound.name", "traffic.outbound.name")
+_UNIQUE = (*_UNIQUE_TOP, "traffic.inbound.name", "traffic.inbound.port", "traffic.outbound.name")
 
 
 def _repeated_names(manifest: Manifest) -> Iterator[Finding]:
@@ -218,8 +220,12 @@ def _repeated_names(manifest: Manifest) -> Iterator[Finding]:
         section, _, key = column.rpartition(".")
         values = [getattr(entry, key) for entry in operator.attrgetter(section)(manifest)]
         for index, first in repeated(values):
-            message = f"expected each {key} once, got {show(values[index])} again: {section}[{first}] has it"
+            message = f"expected each {key} once, got {show(str(values[index]))} again: {section}[{first}] has it"
             yield (*section.split("."), index, key), message
+    ways_out = [f"{entry.domain}:{entry.port}" for entry in manifest.traffic.outbound]
+    for index, first in repeated(ways_out):
+        message = f"expected each domain and port once, got {show(ways_out[index])} again"
+        yield ("traffic", "outbound", index, "domain"), f"{message}: traffic.outbound[{first}] has it"
 
 
 def _unknown_names(manifest: Manifest) -> Iterator[Finding]:

@@ -90,6 +90,15 @@ class Document:
         return self.places[loc] if loc in self.places else self._nearest(loc[:-1])
 
 
+def text_of(data: bytes, *, file: str) -> str:
+    """The text of a YAML file. Raises ManifestError where it is not UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ManifestError("expected text in UTF-8, got other bytes: save it anew", file=file, line=line) from None
+
+
 def read_document(text: str, *, file: str) -> Document:
     """Read one YAML mapping.
 

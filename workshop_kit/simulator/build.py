@@ -10,7 +10,9 @@ from workshop_kit.errors import ImageError
 from workshop_kit.evidence.cpio import Entry
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.service.access import Users
+from workshop_kit.service.advice import advice
 from workshop_kit.service.manifest import MANIFEST_PATH, Manifest, parse_manifest
+from workshop_kit.service.strict_yaml import text_of
 from workshop_kit.simulator.image import KIT, assemble_image, read_folder
 from workshop_kit.simulator.requirements import REQUIREMENTS, distribution_list, environment_for, has_requirements
 
@@ -35,16 +37,16 @@ def build_enclave(folder: Path, *, users: Users | None = None, kit: Path = KIT) 
 
     Raises:
         ImageError: the folder cannot be read, or its requirements cannot be installed.
-        ManifestError: service.yaml is missing or wrong, with file, line and key.
+        ManifestError: service.yaml is wrong, with file, line and key, or does not allow these users.
     """
     files = read_folder(folder)
-    text = files.get(MANIFEST_PATH)
-    if not isinstance(text, bytes):
+    data = files.get(MANIFEST_PATH)
+    if not isinstance(data, bytes):
         raise ImageError(f"{folder}: expected {MANIFEST_PATH} in a service folder, got none")
-    try:
-        manifest = parse_manifest(text.decode(), file=str(folder / MANIFEST_PATH))
-    except UnicodeDecodeError:
-        raise ImageError(f"{folder / MANIFEST_PATH}: expected text in UTF-8, got other bytes") from None
+    text = text_of(data, file=str(folder / MANIFEST_PATH))
+    manifest = parse_manifest(text, file=str(folder / MANIFEST_PATH))
+    if users:
+        users = Users.from_yaml(users.to_yaml(), manifest)  # held against the roles, as the enclave will at its boot
     distributions, note = _distributions(files.get(REQUIREMENTS), folder)
     image = assemble_image(
         files,
@@ -53,11 +55,18 @@ def build_enclave(folder: Path, *, users: Users | None = None, kit: Path = KIT) 
         distributions=distributions,
         kit=kit,
     )
-    notes = (*manifest.warnings, *_base_notes(manifest, files, folder), note)
+    sources = _sources(files) if manifest.base_image == BUILT_IN_BASE else {}
+    warnings = advice(text, manifest, sources, users=users, file=str(folder / MANIFEST_PATH))
+    notes = (*manifest.warnings, *warnings, *_base_notes(manifest, files, folder), note)
     return Build(image, manifest, notes if users else (*notes, _NO_USERS))
 
 
 _NO_USERS = "The image has no users: it gives reference values to publish, and lets nobody in."
+
+
+def _sources(files: Mapping[str, Entry]) -> dict[str, bytes]:
+    python = {path: entry for path, entry in files.items() if path.startswith("src/") and path.endswith(".py")}
+    return {path: entry for path, entry in python.items() if isinstance(entry, bytes)}
 
 
 def _base_notes(manifest: Manifest, files: Mapping[str, Entry], folder: Path) -> list[str]:

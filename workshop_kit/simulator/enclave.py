@@ -19,13 +19,17 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from workshop_kit.edges.serving import bind
+from workshop_kit.edges.serving import LOOPBACK, bind, port_of
 from workshop_kit.errors import ImageError, LabError, ManifestError, WorkshopKitError
 from workshop_kit.evidence.eif import EnclaveImage
+from workshop_kit.evidence.handed_in import HandedIn, runtime_measurement
+from workshop_kit.service.access import Users
+from workshop_kit.simulator.isolation.levels import Isolation, Level
 from workshop_kit.simulator.parent import ParentInstance
 
 _KINDS: dict[str, type[WorkshopKitError]] = {"ImageError": ImageError, "ManifestError": ManifestError}
@@ -113,12 +117,24 @@ class Enclave:
 
     Attributes:
         enclave_id: its module id.
+        pcr16: the PCR that measures what it was handed at run time.
+        isolation: what keeps its app from this machine, and what that leaves open.
         parent: the parent instance in front of it.
     """
 
-    def __init__(self, infrastructure: Infrastructure, enclave_id: str, parent: ParentInstance, *, owns: bool) -> None:
+    def __init__(
+        self,
+        infrastructure: Infrastructure,
+        started: Mapping[str, Any],
+        parent: ParentInstance,
+        *,
+        pcr16: bytes,
+        owns: bool,
+    ) -> None:
         self.infrastructure = infrastructure
-        self.enclave_id = enclave_id
+        self.enclave_id: str = started["enclave_id"]
+        self.isolation = Isolation.from_dict(started["isolation"])
+        self.pcr16 = pcr16
         self.parent = parent
         self._owns = owns
         self._running = True
@@ -145,19 +161,41 @@ class Enclave:
             with contextlib.suppress(LabError):
                 self.infrastructure.ask("terminate", enclave_id=self.enclave_id)
 
-    def wait(self) -> None:
-        """Block until the enclave has ended.
+    def describe(self) -> dict[str, Any]:
+        """describe-enclaves, of this one.
 
         Raises:
-            LabError: it ended by itself; nobody terminated it.
+            LabError: it was terminated, or the infrastructure is gone.
         """
-        while self._state() == "RUNNING":
+        for described in self.infrastructure.ask("describe")["enclaves"]:
+            if described["EnclaveID"] == self.enclave_id:
+                return dict(described)
+        raise LabError("expected a running enclave, got one that was terminated; run it again")
+
+    def console(self) -> str:
+        """What it has written, in debug mode.
+
+        Raises:
+            LabError: it is not in debug mode, so nobody can read its console.
+        """
+        text: str = self.infrastructure.ask("console", enclave_id=self.enclave_id)["console"]
+        return text
+
+    def wait(self) -> None:
+        """Block until somebody has terminated the enclave.
+
+        Raises:
+            LabError: it ended by itself, or the infrastructure did.
+        """
+        while (state := self._state()) == "RUNNING":
             time.sleep(0.5)
-        raise LabError("the enclave has ended by itself; run it again")
+        if state:
+            raise LabError("the enclave has ended by itself; run it again")
 
     def _state(self) -> str:
+        """ "" once it was terminated: the infrastructure remembers those only that ended by themselves."""
         described = self.infrastructure.ask("describe")["enclaves"]
-        return next((each["State"] for each in described if each["EnclaveID"] == self.enclave_id), "TERMINATED")
+        return next((each["State"] for each in described if each["EnclaveID"] == self.enclave_id), "")
 
     def __enter__(self) -> Self:
         return self
@@ -173,32 +211,47 @@ def run_enclave(
     *,
     port: int = 0,
     debug_mode: bool = False,
+    users: Users | bytes | None = None,
+    runtime_config: bytes | None = None,
+    isolation: Level = Level.NAMESPACES,
     infrastructure: Infrastructure | None = None,
 ) -> Enclave:
     """Start an image, in the given infrastructure or in one of its own, and relay `port` to it.
 
+    Args:
+        users: for an image that has none. They are not measured with it: clients who care demand PCR16.
+        runtime_config: YAML for the application, likewise.
+        isolation: at most this much; a machine that gives less gives less, but for NONE, which must be asked for.
+
     Raises:
         ImageError: the image cannot be read.
-        LabError: the service does not start (with its own traceback), or the port cannot be had.
+        ManifestError: users and configuration are larger than an enclave takes.
+        LabError: the enclave refuses users or configuration, the service does not start (with its own traceback), the
+            port cannot be had, or no isolation.
     """
+    handed_in = HandedIn(users.to_yaml().encode() if isinstance(users, Users) else users, runtime_config)
+    message = handed_in.encode()
     listener = bind(port)  # first: a port in use is found out in no time, an enclave takes some
     host = None
     try:
         host = infrastructure or Infrastructure()
-        started = _run(host, image, debug_mode)
+        url = f"http://{LOOPBACK}:{port_of(listener)}"
+        options = {"debug": debug_mode, "url": url, "isolation": isolation.value}
+        started = _run(host, image, handed_in=base64.b64encode(message).decode(), **options)
     except BaseException:
         listener.close()
         if host is not None and infrastructure is None:
             host.close()
         raise
     parent = ParentInstance(host.directory, started["cid"], listener)
-    return Enclave(host, started["enclave_id"], parent, owns=infrastructure is None)
+    pcr16 = runtime_measurement(*handed_in)
+    return Enclave(host, started, parent, pcr16=pcr16, owns=infrastructure is None)
 
 
-def _run(host: Infrastructure, image: EnclaveImage | Path, debug_mode: bool) -> dict[str, Any]:
+def _run(host: Infrastructure, image: EnclaveImage | Path, **more: object) -> dict[str, Any]:
     if isinstance(image, Path):
-        return host.ask("run", image=str(image.absolute()), debug=debug_mode)
+        return host.ask("run", image=str(image.absolute()), **more)
     with tempfile.NamedTemporaryFile(suffix=".eif") as file:
         file.write(image.encode())
         file.flush()
-        return host.ask("run", image=file.name, debug=debug_mode)
+        return host.ask("run", image=file.name, **more)

@@ -34,13 +34,22 @@ ENCLAVE_MODULES = (
     "errors.py",
     "evidence/__init__.py",
     "evidence/cbor.py",
+    "evidence/handed_in.py",
     "evidence/nsm_api.py",
+    "evidence/pcr.py",
     "files.py",
     "service/__init__.py",
     "service/access.py",
     "service/manifest.py",
     "service/strict_yaml.py",
+    "simulator/__init__.py",
     "simulator/boot.py",
+    "simulator/isolation/__init__.py",
+    "simulator/isolation/landlock.py",
+    "simulator/isolation/levels.py",
+    "simulator/isolation/linux.py",
+    "simulator/isolation/namespaces.py",
+    "simulator/isolation/seccomp.py",
 )
 """Every module of the kit that an enclave's processes load. A test compares this with a running enclave's."""
 

@@ -121,6 +121,8 @@ class AppraisalResult:
         verdict = "affirmed" if self.affirmed else self.summary
         if self.document is not None and self.document.is_simulated:
             verdict += "\nSimulated evidence: no hardware stands behind it."
+        if self.document is not None and self.document.is_unisolated:
+            verdict += "\nUnisolated: nothing keeps its app from the machine that it runs on."
         return verdict
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from workshop_kit.errors import LabError
@@ -83,12 +84,15 @@ class Isolation:
         )
 
 
-def isolate(root: Path, *, at_most: Level = Level.NAMESPACES) -> Isolation:
+def isolate(
+    root: Path, *, at_most: Level = Level.NAMESPACES, files: Mapping[Path, bytes] = MappingProxyType({})
+) -> Isolation:
     """Confine this process, which has one thread, as far as this machine allows and `at_most` asks.
 
     Args:
         root: the enclave's folder, with the empty folders `tree` and `tmp` in it; it stays to be read, `tmp` to be
             written.
+        files: which the app finds under names that the machine does not have, in a tree of its own.
 
     Raises:
         LabError: not even seccomp is to be had here, and `at_most` is not NONE.
@@ -98,7 +102,9 @@ def isolate(root: Path, *, at_most: Level = Level.NAMESPACES) -> Isolation:
         return Isolation(Level.NONE, dict.fromkeys(("namespaces", "landlock", "seccomp"), "not asked for"))
     layers = {"namespaces": "not asked for"}
     if at_most is Level.NAMESPACES:
-        layers["namespaces"] = _try(lambda: namespaces.enter(root / "tree", visible=[*interpreter(), root]))
+        layers["namespaces"] = _try(
+            lambda: namespaces.enter(root / "tree", visible=[*interpreter(), root], files=files)
+        )
     level = Level.NAMESPACES if layers["namespaces"] == OBTAINED else Level.SECCOMP
     own = level is Level.NAMESPACES
     if own:

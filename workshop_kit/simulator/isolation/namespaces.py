@@ -13,8 +13,9 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from workshop_kit.simulator.isolation import linux
 
@@ -48,7 +49,7 @@ _WRITTEN = {
 }
 
 
-def enter(root: Path, *, visible: Iterable[Path]) -> None:
+def enter(root: Path, *, visible: Iterable[Path], files: Mapping[Path, bytes] = MappingProxyType({})) -> None:
     """Go on as process 1 of new namespaces, in a file tree of its own; the caller's process waits for it and ends.
 
     To be called while the process has one thread. What is open stays open.
@@ -56,6 +57,7 @@ def enter(root: Path, *, visible: Iterable[Path]) -> None:
     Args:
         root: an empty folder of the caller's, over which the tree is mounted where nobody else sees it.
         visible: files and folders that stay, under their names and to be read only.
+        files: further ones, which this machine does not have.
 
     Raises:
         OSError: this machine forbids it; nothing has changed.
@@ -64,7 +66,7 @@ def enter(root: Path, *, visible: Iterable[Path]) -> None:
     inside = _separate()
     _become_process_1()
     _raise_loopback()
-    _change_root(root, visible, inside)
+    _change_root(root, visible, files, inside)
 
 
 def _try_in_a_child(root: Path) -> None:
@@ -112,19 +114,22 @@ def _raise_loopback() -> None:
     Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
 
 
-def _change_root(root: Path, visible: Iterable[Path], inside: tuple[int, int]) -> None:
+def _change_root(root: Path, visible: Iterable[Path], files: Mapping[Path, bytes], inside: tuple[int, int]) -> None:
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("tmpfs", str(root), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=64m")
+    # Before what stays visible, which may be below the machine's /tmp.
+    (root / "tmp").mkdir()
+    linux.mount("tmpfs", str(root / "tmp"), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=256m")
+    own = {Path("/", name): text.format(uid=inside[0], gid=inside[1]).encode() for name, text in _WRITTEN.items()}
+    for file, content in {**own, **files}.items():
+        target = root / file.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
     for path in (*SYSTEM, *SETTINGS, *visible):
         _show(path, root)
-    for name, text in _WRITTEN.items():
-        file = root / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text.format(uid=inside[0], gid=inside[1]))
     _make_dev(root / "dev")
-    for name in ("tmp", "proc", "old"):
+    for name in ("proc", "old"):
         (root / name).mkdir(exist_ok=True)
-    linux.mount("tmpfs", str(root / "tmp"), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=256m")
     # A container that hides parts of its own /proc gives none; what reads it inside finds it empty.
     with contextlib.suppress(OSError):
         linux.mount("proc", str(root / "proc"), "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
@@ -146,6 +151,10 @@ def _pivot(new: Path, old: Path) -> tuple[int, bytes, bytes]:
 def _show(path: Path, root: Path) -> None:
     """`path` of the machine under the same name below `root`, to be read only; a link as a link."""
     target = root / path.relative_to("/")
+    if target.is_dir() and not target.is_mount() and path.is_dir() and not path.is_symlink():
+        # One of the app's own files is in this folder already: around it, the machine's.
+        for child in path.iterdir():
+            _show(child, root)
     if target.exists() or target.is_symlink() or not (path.exists() or path.is_symlink()):
         return None
     target.parent.mkdir(parents=True, exist_ok=True)

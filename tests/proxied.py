@@ -1,0 +1,115 @@
+"""An enclave proxy in memory, its NSM, an app that remembers what it is given, and a client that keeps no rule."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from attested import World
+from pair import user_key
+
+from workshop_kit.channel.client_handshake import ClientHandshake
+from workshop_kit.channel.framing import RequestHead, ResponseHead
+from workshop_kit.channel.session import ClientSession
+from workshop_kit.edges import carrier
+from workshop_kit.edges.enclave_proxy import EnclaveProxy
+from workshop_kit.service.access import User, Users
+from workshop_kit.service.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of the enclave proxy or the app: a refusal of the carrier's has its status too."""
+
+    status: int
+    body: bytes
+
+
+@dataclass
+class Seen:
+    """One request as the app got it."""
+
+    scope: dict[str, Any]
+    body: bytes = b""
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return list(self.scope["headers"])
+
+
+class _Device:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def request(self, data: bytes) -> bytes:
+        return self._world.nsm.handle(data, now=self._world.now)
+
+
+@dataclass
+class Proxied:
+    """A running proxy with one user, Alice, in a session of hers."""
+
+    manifest: Manifest
+    role: str
+    world: World = field(default_factory=World)
+    seen: list[Seen] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        key = user_key("Alice")
+        users = Users((User("Alice", self.role, key.public_bytes),))
+        self._proxy = EnclaveProxy(self._app, manifest=self.manifest, users=users, nsm=_Device(self.world))
+        handshake = ClientHandshake(key, self.world.policy(), nonce=self.world.random(32))
+        evidence = self._post(carrier.HELLO_PATH, handshake.hello())
+        handshake.receive_evidence(evidence.body, now=self.world.now)
+        self._session: ClientSession = handshake.session()
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.seen.append(Seen(scope))
+        more = True
+        while more:
+            message = await receive()
+            self.seen[-1].body += message["body"]
+            more = message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"served"})
+
+    def ask(self, head: RequestHead, *bodies: bytes) -> Answer:
+        """Seal a request as it is, each body in a record; what an honest client refuses to write is written too."""
+        fields = [head.method, head.target, *(part for header in head.headers for part in header)]
+        return self.ask_sealed(b"\0".join(fields), *bodies)
+
+    def ask_sealed(self, head: bytes, *bodies: bytes) -> Answer:
+        pieces = bodies or (b"",)
+        plaintexts = [b"\0" + piece for piece in pieces]
+        plaintexts[0] = b"\1" + len(head).to_bytes(4, "big") + head + pieces[0]
+        plaintexts[-1] = bytes([plaintexts[-1][0] | 2]) + plaintexts[-1][1:]
+        asked = self._session.exchange()
+        records = b"".join(self._sealed(asked.stream, plaintexts))
+        answer = self._post(carrier.exchange_path(self._session.session_id, asked.stream), records)
+        if answer.status != 200:
+            return answer
+        opened = list(asked.opener.receive(answer.body))
+        asked.opener.finish()
+        assert isinstance(opened[0].head, ResponseHead)
+        return Answer(opened[0].head.status, b"".join(record.data for record in opened))
+
+    def _sealed(self, stream: int, plaintexts: Iterable[bytes]) -> Iterable[bytes]:
+        """SPEC.md R-1 and R-2, written by hand."""
+        for index, plaintext in enumerate(plaintexts):
+            nonce = stream.to_bytes(4, "big") + index.to_bytes(8, "big")
+            sealed = self._session._seal.encrypt(nonce, plaintext, None)
+            yield len(sealed).to_bytes(4, "big") + sealed
+
+    def _post(self, path: str, body: bytes) -> Answer:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(self._proxy({"type": "http", "method": "POST", "path": path}, receive, send))
+        return Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent))
