@@ -61,11 +61,13 @@ def running(
     users: Mapping[str, str] = QUERIERS,
     infrastructure: Infrastructure | None = None,
     debug_mode: bool = False,
+    **more: Any,
 ) -> Iterator[Running]:
     """Build a service with users by name and role, run it, and end everything."""
     listed = Users(tuple(User(name, role, user_key(name).public_bytes) for name, role in users.items()))
     image = build_enclave(folder, users=listed).image
-    with run_enclave(image, infrastructure=infrastructure, debug_mode=debug_mode) as enclave, ExitStack() as stack:
+    options = {"infrastructure": infrastructure, "debug_mode": debug_mode, **more}
+    with run_enclave(image, **options) as enclave, ExitStack() as stack:
         yield Running(image, enclave, stack)
 
 

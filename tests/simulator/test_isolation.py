@@ -148,6 +148,8 @@ def test_a_tree_holds_files_that_the_machine_does_not_have(tmp_path: Path) -> No
         "file = Path('/usr/runtime.yaml')\n"
         "isolation = isolate(Path(sys.argv[1]), files={file: b'greeting: hello'})\n"
         "print(isolation.level.value, file.read_text(), len(list(Path('/usr').iterdir())), sep='|')\n"
+        "mounts = Path('/proc/self/mountinfo')\n"
+        "assert not mounts.exists() or len(mounts.read_text().splitlines()) < 200, 'a mount for each file'\n"
         "file.write_text('')"
     )
     done = subprocess.run(

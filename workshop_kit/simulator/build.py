@@ -61,7 +61,7 @@ def build_enclave(folder: Path, *, users: Users | None = None, kit: Path = KIT) 
     return Build(image, manifest, notes if users else (*notes, _NO_USERS))
 
 
-_NO_USERS = "The image has no users: it gives reference values to publish, and lets nobody in."
+_NO_USERS = "The image has no users: it gives reference values to publish, and lets nobody in who is not handed in at run time."
 
 
 def _sources(files: Mapping[str, Entry]) -> dict[str, bytes]:

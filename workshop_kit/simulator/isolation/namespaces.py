@@ -151,8 +151,8 @@ def _pivot(new: Path, old: Path) -> tuple[int, bytes, bytes]:
 def _show(path: Path, root: Path) -> None:
     """`path` of the machine under the same name below `root`, to be read only; a link as a link."""
     target = root / path.relative_to("/")
-    if target.is_dir() and not target.is_mount() and path.is_dir() and not path.is_symlink():
-        # One of the app's own files is in this folder already: around it, the machine's.
+    if target.is_dir() and target.stat().st_dev == root.stat().st_dev and path.is_dir() and not path.is_symlink():
+        # A folder of the tree's own, for one of the app's files: around that, the machine's.
         for child in path.iterdir():
             _show(child, root)
     if target.exists() or target.is_symlink() or not (path.exists() or path.is_symlink()):
