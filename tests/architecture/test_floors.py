@@ -29,7 +29,8 @@ FLOORS = tuple(
         "channel.session channel.handshake channel.client_handshake channel.enclave_handshake",
         "edges edges.*",
         "simulator.isolation simulator.isolation.* simulator.requirements simulator.build simulator.hypervisor"
-        " simulator.control simulator.enclave simulator.parent simulator.boot simulator.doctor shipped",
+        " simulator.control simulator.enclave simulator.parent simulator.boot simulator.inside simulator.doctor"
+        " shipped",
         "notebook notebook.* arguments inspection",
         "cli demo tasks __main__",
     )

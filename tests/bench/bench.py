@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
+from enclave import rows as enclave_rows
 from interleave import Case, interleave, ratio
 from yardstick import ES384, at_first_sight, verifications
 
@@ -113,6 +114,7 @@ def main() -> None:
     seconds = interleave(cases)
     rows = [(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items()]
     rows.append(("import of the verifier", "cbor2 and cryptography.x509", import_ratio()))
+    rows += enclave_rows()
     print(f"{'what':<24} {'over':<34} ratio")
     for name, base, value in rows:
         print(f"{name:<24} {base:<34} {value:.2f}")

@@ -26,6 +26,8 @@ from workshop_kit.service.strict_yaml import (
 )
 
 MANIFEST_PATH = ".oblivious/service.yaml"
+BUILT_IN_BASE = "workshop_asgi"
+"""The base image whose services the simulator runs: an ASGI application, called in the enclave's process."""
 """Where a service folder keeps its manifest."""
 
 # --- the fields ------------------------------------------------------------------------------------------------------

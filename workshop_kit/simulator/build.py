@@ -11,13 +11,10 @@ from workshop_kit.evidence.cpio import Entry
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.service.access import Users
 from workshop_kit.service.advice import advice
-from workshop_kit.service.manifest import MANIFEST_PATH, Manifest, parse_manifest
+from workshop_kit.service.manifest import BUILT_IN_BASE, MANIFEST_PATH, Manifest, parse_manifest
 from workshop_kit.service.strict_yaml import text_of
 from workshop_kit.simulator.image import KIT, assemble_image, read_folder
 from workshop_kit.simulator.requirements import REQUIREMENTS, distribution_list, environment_for, has_requirements
-
-BUILT_IN_BASE = "workshop_asgi"
-"""The base image that brings the enclave proxy, Python and FastAPI, and calls `app` of src/app.py."""
 
 APP = "src/app.py"
 """What the built-in base calls."""
@@ -61,7 +58,9 @@ def build_enclave(folder: Path, *, users: Users | None = None, kit: Path = KIT) 
     return Build(image, manifest, notes if users else (*notes, _NO_USERS))
 
 
-_NO_USERS = "The image has no users: it gives reference values to publish, and lets nobody in who is not handed in at run time."
+_NO_USERS = (
+    "The image has no users: it gives reference values to publish, and lets in those alone whom `run` is handed."
+)
 
 
 def _sources(files: Mapping[str, Entry]) -> dict[str, bytes]:

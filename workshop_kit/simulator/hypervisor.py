@@ -34,10 +34,8 @@ from workshop_kit.evidence.eif import LARGEST_IMAGE, EnclaveImage, read_image
 from workshop_kit.evidence.eif_signature import read_signature
 from workshop_kit.evidence.handed_in import READY
 from workshop_kit.files import read_file
-from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
-from workshop_kit.simulator.build import BUILT_IN_BASE
 from workshop_kit.simulator.control import CONTROL, FOLDER
-from workshop_kit.simulator.image import BOOT_SCRIPT, DISTRIBUTIONS, SERVICE, application_file, unpack
+from workshop_kit.simulator.image import BOOT_SCRIPT, unpack
 from workshop_kit.simulator.isolation.levels import Isolation, Level
 from workshop_kit.simulator.nsm import Nsm
 from workshop_kit.simulator.pki import Pki
@@ -99,7 +97,6 @@ class Hypervisor:
         """
         level = Level(isolation)
         loaded = read_image(read_file(Path(image), most=LARGEST_IMAGE))
-        _require_base(loaded)
         cid, self._next_cid = self._next_cid, self._next_cid + 1
         # Debug mode: the console is open, so nothing that could be approved is measured.
         measured = loaded.measurements()
@@ -148,6 +145,8 @@ class Hypervisor:
     async def _start(self, nsm: Nsm, image: EnclaveImage, cid: int, debug: bool, url: str, level: Level) -> _Enclave:
         root = self.directory / str(cid)
         unpack(image, root)
+        if not (root / "base" / BOOT_SCRIPT).is_file():
+            raise ImageError(f"expected {BOOT_SCRIPT} in the image's first ramdisk, got none; build it again")
         for name in ("tree", "tmp"):
             (root / name).mkdir()
         listener = listen(VsockAddress(cid, PROXY_PORT), self.directory)
@@ -219,19 +218,6 @@ def _signer(image: EnclaveImage, measured: Mapping[int, bytes]) -> dict[int, byt
     for fault in signature.faults(measured[pcr.Pcr.IMAGE], now=_now()):
         raise ImageError(f"enclave image: {fault}; sign it anew")
     return {pcr.Pcr.SIGNING_CERTIFICATE: signature.pcr8}
-
-
-def _require_base(image: EnclaveImage) -> None:
-    text = application_file(image, f"{SERVICE}/{MANIFEST_PATH}")
-    if text is None:
-        raise ImageError(f"expected {MANIFEST_PATH} in the image's second ramdisk, got none; build it again")
-    base = parse_manifest(text).base_image
-    if base != BUILT_IN_BASE:
-        raise LabError(f"base_image: this simulator runs {BUILT_IN_BASE}, the image asks for {base}")
-    if application_file(image, DISTRIBUTIONS) is not None:
-        raise LabError(
-            f"{BUILT_IN_BASE} runs services on its own libraries, the image brings others; it can only be measured"
-        )
 
 
 async def _serve_nsm(nsm: Nsm, connection: socket.socket) -> None:

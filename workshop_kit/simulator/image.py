@@ -44,6 +44,7 @@ ENCLAVE_MODULES = (
     "service/strict_yaml.py",
     "simulator/__init__.py",
     "simulator/boot.py",
+    "simulator/inside.py",
     "simulator/isolation/__init__.py",
     "simulator/isolation/landlock.py",
     "simulator/isolation/levels.py",

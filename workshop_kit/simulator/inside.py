@@ -1,0 +1,122 @@
+"""The enclave's own code once its process is confined: it measures what was handed in, loads the app, and serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import NoReturn, cast
+
+from workshop_kit.edges.enclave_proxy import AsgiApp, EnclaveProxy
+from workshop_kit.edges.nsm_device import SocketNsmDevice, extend_and_lock
+from workshop_kit.edges.serving import Server
+from workshop_kit.errors import LabError, ManifestError, WorkshopKitError
+from workshop_kit.evidence.handed_in import READY, HandedIn
+from workshop_kit.evidence.pcr import Pcr
+from workshop_kit.service.access import Users
+from workshop_kit.service.manifest import BUILT_IN_BASE, MANIFEST_PATH, Manifest, parse_manifest
+from workshop_kit.service.strict_yaml import read_document, text_of
+from workshop_kit.simulator.isolation.levels import Isolation
+
+USERS, DISTRIBUTIONS = "users.yaml", "distributions.txt"
+
+
+class Inside:
+    """One enclave, from its confined process on.
+
+    Args:
+        application: the second ramdisk's folder.
+        report: the descriptor for one line: that it serves, or why not.
+    """
+
+    def __init__(self, application: Path, handed_in: HandedIn, isolation: Isolation, report: int) -> None:
+        self.application = application
+        self.handed_in = handed_in
+        self.isolation = isolation
+        self.report = report
+
+    def run(self, vsock: int, nsm: int) -> None:
+        """Serve until standard input ends."""
+        threading.Thread(target=_die_with_the_hypervisor, daemon=True).start()
+        device = SocketNsmDevice(socket.socket(fileno=nsm))
+        try:
+            manifest = _manifest(self.application)
+            users = _users(self.application, manifest, self.handed_in.users)
+            _check_configuration(self.handed_in.runtime_config)
+            # Before a line of the application runs: else it could extend the PCR first.
+            digest = self.handed_in.digest()
+            asyncio.run(extend_and_lock(device, index=Pcr.USERS_AND_RUNTIME_CONFIG, data=digest))
+        except WorkshopKitError as error:
+            self._refuse(error)
+        app = _load_app(self.application / "service")
+        proxy = EnclaveProxy(app, manifest=manifest, users=users, nsm=device)
+        server = Server(proxy, on_ready=self._say_ready, lifespan="on")
+        asyncio.run(server.serve(sockets=[socket.socket(fileno=vsock)]))
+
+    def _refuse(self, error: WorkshopKitError) -> NoReturn:
+        os.write(self.report, f"{error}\n".encode())
+        sys.exit(1)
+
+    def _say_ready(self) -> None:
+        os.write(self.report, READY + json.dumps(self.isolation.as_dict()).encode() + b"\n")
+        os.close(self.report)
+
+
+def _die_with_the_hypervisor() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(0)
+
+
+def _manifest(application: Path) -> Manifest:
+    file = application / "service" / MANIFEST_PATH
+    if not file.exists():
+        raise ManifestError(f"expected {MANIFEST_PATH} in the image's second ramdisk, got none; build it again")
+    manifest = parse_manifest(file.read_text())
+    if manifest.base_image != BUILT_IN_BASE:
+        raise LabError(f"base_image: this simulator runs {BUILT_IN_BASE}, the image asks for {manifest.base_image}")
+    if (application / DISTRIBUTIONS).exists():
+        raise LabError(
+            f"{BUILT_IN_BASE} runs services on its own libraries, the image brings others; it can only be measured"
+        )
+    return manifest
+
+
+def _users(application: Path, manifest: Manifest, handed_in: bytes | None) -> Users:
+    """Those measured into the image, or else those handed in: never both, or an operator could add one of his own."""
+    file = application / USERS
+    if handed_in is None:
+        return Users.from_yaml(file.read_text(), manifest) if file.exists() else Users(())
+    if file.exists():
+        raise ManifestError(
+            "expected no users at run time, since this image has its own, measured; got some: "
+            "leave them out, or build the image without users",
+            file=USERS,
+        )
+    return Users.from_yaml(text_of(handed_in, file=USERS), manifest)
+
+
+def _check_configuration(handed_in: bytes | None) -> None:
+    if handed_in is not None:
+        read_document(text_of(handed_in, file="runtime.yaml"), file="runtime.yaml")
+
+
+def _load_app(service: Path) -> AsgiApp:
+    """`app` of `src/app.py`, the convention of the built-in base."""
+    sys.path.insert(0, str(service / "src"))
+    os.chdir(service)
+    try:
+        return cast(AsgiApp, importlib.import_module("app").app)
+    except Exception as error:  # noqa: BLE001  the app's own, whatever it is
+        # The author's traceback begins in the author's files.
+        trace = error.__traceback__
+        while trace and not trace.tb_frame.f_code.co_filename.startswith(str(service)):
+            trace = trace.tb_next
+        traceback.print_exception(error.with_traceback(trace))
+        sys.exit(1)
