@@ -55,8 +55,8 @@ KEPT = []
 
 def modules():
     """Of the simulator, apart from what confines this very process and serves in it."""
-    ours = [name.removeprefix("workshop_kit.simulator.") for name in sys.modules if name.startswith("workshop_kit.simulator.")]
-    return sorted(name for name in ours if name.partition(".")[0] not in ("isolation", "inside"))
+    ours = [name.split(".")[2:] for name in sys.modules if name.startswith("workshop_kit.simulator.")]
+    return sorted(name for name, *_ in ours if name not in ("isolation", "inside"))
 
 def open_files():
     """Paths behind this process's descriptors, pipes and sockets left out; none where there is no /proc."""
