@@ -9,9 +9,10 @@ from cryptography import x509
 
 from workshop_kit.errors import ImageError
 from workshop_kit.evidence import pcr
+from workshop_kit.evidence.certificates import UNREADABLE
 from workshop_kit.evidence.document import AttestationDocument
 from workshop_kit.evidence.eif import SectionType, examine_image
-from workshop_kit.evidence.eif_signature import UNREADABLE, ImageSignature, read_signature
+from workshop_kit.evidence.eif_signature import ImageSignature, read_signature
 
 _MEANING = {
     0: "image",

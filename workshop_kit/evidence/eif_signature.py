@@ -11,20 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from workshop_kit.errors import ImageError, MalformedEvidenceError
 from workshop_kit.evidence import cbor, cose
+from workshop_kit.evidence.certificates import UNREADABLE
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.evidence.pcr import Pcr, measure
 
 _ALGORITHMS = {type(algorithm.curve): algorithm for algorithm in cose.Algorithm}
 _FIELDS = {"signing_certificate", "signature"}
-
-UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, Warning)
-"""What `cryptography` raises on a certificate that it cannot read; warnings where the program runs with `-W error`."""
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 
 from workshop_kit.errors import EndorsementError
+from workshop_kit.evidence.certificates import UNREADABLE
 from workshop_kit.evidence.document import AttestationDocument
-
-# What `cryptography` raises on certificates that it cannot read: the last four are no ValueErrors. It warns of negative
-# serial numbers and of overlong names, which raises where the program runs with `-W error`.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    x509.InvalidVersion,
-    Warning,
-)
-
 
 _ALGORITHM = x509.SignatureAlgorithmOID.ECDSA_WITH_SHA384
 
@@ -54,7 +41,7 @@ class TrustAnchor(NamedTuple):
         pem = data.lstrip().startswith(b"-----BEGIN")
         try:
             certificate = x509.load_pem_x509_certificate(data) if pem else x509.load_der_x509_certificate(data)
-        except _UNREADABLE:
+        except UNREADABLE:
             raise EndorsementError(expected="a certificate in PEM or DER", actual=f"{len(data)} other bytes") from None
         der = certificate.public_bytes(Encoding.DER)
         return cls(common_name(certificate), hashlib.sha256(der).digest())
@@ -94,7 +81,7 @@ def endorse(document: AttestationDocument, anchor: TrustAnchor, *, now: datetime
         )
     try:
         chain = _chain(ders)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         # Certificates are read lazily: a part that nothing above asked for shows that it is none only here.
         raise EndorsementError(expected="certificates that can be read to their end", actual=_reason(error)) from None
     _check_validity(chain, now)
@@ -138,7 +125,7 @@ def common_name(certificate: x509.Certificate) -> str:
     """The subject's common name, or "" where there is none."""
     try:
         names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    except _UNREADABLE:
+    except UNREADABLE:
         return ""
     return str(names[0].value) if names else ""
 
@@ -147,7 +134,7 @@ def _load(der: bytes, place: int) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         algorithm = certificate.signature_algorithm_oid  # read lazily: an unreadable part shows now
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise EndorsementError(expected=f"a certificate {_place(place)}", actual=f"none ({_reason(error)})") from None
     if algorithm != _ALGORITHM:
         raise EndorsementError(expected=f"ecdsa-with-SHA384 {_place(place)}", actual=algorithm.dotted_string)
@@ -165,7 +152,7 @@ def _place(place: int) -> str:
 def _p384_key(certificate: x509.Certificate, place: int) -> ec.EllipticCurvePublicKey:
     try:
         key = certificate.public_key()
-    except _UNREADABLE:
+    except UNREADABLE:
         raise EndorsementError(expected=f"a P-384 key {_place(place)}", actual="an unreadable one") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         kind = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
