@@ -258,7 +258,10 @@ def verify(
     reference_values: ValuesOption = None,
     root: RootOption = None,
     at: Annotated[
-        str, typer.Option(metavar="now|document|TIME", help="When; ISO 8601, or seconds since 1970.")
+        str,
+        typer.Option(
+            metavar="now|document|TIME", help="When; ISO 8601 (UTC where it names no zone), or seconds since 1970."
+        ),
     ] = "now",
     max_age: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="How old it may be; default: 300.")

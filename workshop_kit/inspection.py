@@ -29,7 +29,7 @@ def describe(document: AttestationDocument) -> str:
     lines = [
         "unverified; `workshop verify` appraises",
         f"module_id    {document.module_id!r}",
-        f"timestamp    {document.timestamp} ({document.time:%Y-%m-%d %H:%M:%S} UTC)",
+        f"timestamp    {document.timestamp} ms, {document.time:%Y-%m-%dT%H:%M:%SZ}",
         *(f"PCR{index:<9} {_pcr(index, value)}" for index, value in sorted(document.pcrs.items())),
         *(f"cabundle[{place}]  {_certificate(der)}" for place, der in enumerate(document.cabundle)),
         f"certificate  {_certificate(document.certificate)}",

@@ -580,6 +580,21 @@ def test_a_check_is_found_by_its_number_and_an_unknown_number_names_all(world: W
         _ = result["5d"]
 
 
+def test_a_result_is_true_where_it_affirms(world: World) -> None:
+    """`if result:` would otherwise accept everything."""
+    assert world.appraise(world.attest())
+    assert not world.appraise(world.attest()[:-1])
+    assert not world.appraise(world.attest(), reference_values=None)
+
+
+def test_an_affirming_verdict_names_what_its_policy_left_out(world: World) -> None:
+    result = world.appraise(world.attest(), UnsafeDebugPolicy)
+    assert result.affirmed
+    assert "affirmed, with check 8, not in debug mode and 9, PCRs are the reference values, left out" in str(result)
+    assert "Left out by UnsafeDebugPolicy." in result.verdict
+    assert world.appraise(world.attest()).verdict.splitlines()[0] == "affirmed"
+
+
 def test_a_result_shows_its_summary(world: World) -> None:
     assert (
         repr(world.appraise(world.attest())) == "AppraisalResult(affirmed: every check that the policy requires passed)"

@@ -59,7 +59,8 @@ RULES: dict[Number, Rule] = {
         "key is endorsed",
         "NSM attestation process, 3.2.3; RFC 5280, 6.1",
         "anybody makes a root that bears the right names, and signs what he likes.",
-        "Name the right trust anchor (a simulator writes a new root at each start) and, for an old document, its time.",
+        "Name the right trust anchor (a simulator writes a new one at each start); an archived document has its own "
+        "time (--at document).",
     ),
     5: Rule(
         "signature verifies",
@@ -117,6 +118,9 @@ RULES: dict[Number, Rule] = {
     ),
 }
 """In the order of a ledger."""
+
+LEFT_OUT = "Left out by "
+"""How a line begins to explain that a policy does not ask for its check; the policy's name follows."""
 
 GATES: tuple[Number, ...] = (1, 2, 3, "3a", 4, 5, "5a", "5b", "5c")
 

@@ -37,6 +37,7 @@ from workshop_kit.verifier.reference_values import ReferenceValues
 
 _UNSAFE = {"any image": UnsafeAnyImagePolicy, "any age": UnsafeAnyAgePolicy, "debug": UnsafeDebugPolicy}
 _KEYS = ("trust_anchor", "max_age", "reference_values", "all_of", "any_of", "unsafe")
+_CANCELLED = {"reference_values": ("any image", "debug"), "max_age": ("any age",)}
 _DEEPEST = 8
 
 
@@ -68,11 +69,20 @@ class _Table:
     def __init__(self, table: dict[str, Any], file: Path, depth: int, place: str = "") -> None:
         self.table, self.file, self.depth, self.place = table, file, depth, place
         if unknown := table.keys() - set(_KEYS):
-            raise self.mistake(sorted(unknown)[0], f"one of {', '.join(_KEYS)}", "another key")
+            raise self.mistake("", f"keys among {', '.join(_KEYS)}", sorted(unknown)[0])
+        for name, what in _CANCELLED.items():
+            if table.get("unsafe") in what and name in table:
+                raise self.mistake(name, f"none beside unsafe, which leaves it out ({table['unsafe']})", table[name])
 
     def mistake(self, key: str, expected: str, actual: object) -> WorkshopKitError:
-        shown = actual if isinstance(actual, str) else f"{actual!r:.60}"
-        return WorkshopKitError(f"{self.file}: {self.place}{key}: expected {expected}, got {shown}")
+        place = f"{self.place}{key}".rstrip(".")
+        return WorkshopKitError(f"{self.file}: {f'{place}: ' if place else ''}expected {expected}, got {actual!r:.60}")
+
+    def read(self, key: str, name: str) -> bytes:
+        try:
+            return read_file(self.file.parent / name)
+        except WorkshopKitError as error:
+            raise WorkshopKitError(f"{self.file}: {self.place}{key}: {error}") from None
 
     def policy(self) -> AnyPolicy:
         own = self.kind()(trust_anchor=self.trust_anchor(), max_age=self.max_age())
@@ -101,9 +111,9 @@ class _Table:
         if name == "aws":
             return AWS_NITRO_ROOT_G1
         try:
-            return TrustAnchor.from_certificate(read_file(self.file.parent / name))
+            return TrustAnchor.from_certificate(self.read("trust_anchor", name))
         except EndorsementError as error:
-            raise self.mistake("trust_anchor", error.expected, f"{error.actual} in {name}") from None
+            raise self.mistake("trust_anchor", error.expected, name) from None
 
     def max_age(self) -> timedelta | None:
         seconds = self.table.get("max_age")
@@ -122,9 +132,9 @@ class _Table:
     def one_set(self, name: str, value: object) -> ReferenceValues:
         key = f"reference_values.{name}"
         if isinstance(value, str):
-            return ReferenceValues.from_file(self.file.parent / value)._replace(name=name)
+            return ReferenceValues.from_json(self.read(key, value).decode("utf-8", "replace"))._replace(name=name)
         if not isinstance(value, dict) or not all(each[:3] == "PCR" and each[3:].isdecimal() for each in value):
-            raise self.mistake(key, "the name of a file, or PCR0, PCR1 and PCR2", value)
+            raise self.mistake(key, "the name of a file, or PCR0, PCR1 and PCR2 (a name with a dot in quotes)", value)
         try:
             return ReferenceValues.from_hex({int(each[3:]): digits for each, digits in value.items()}, name=name)
         except WorkshopKitError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from workshop_kit.errors import WorkshopKitError
+from workshop_kit.errors import LabError, WorkshopKitError
 from workshop_kit.evidence import pcr
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ class ReferenceValues(_Named):
                 "one of them alone does not say which image runs"
             )
         for index, value in pcrs.items():
-            if not 0 <= index < pcr.COUNT or len(value) != pcr.SIZE:
+            if not 0 <= index < pcr.COUNT:
+                raise WorkshopKitError(f"reference value PCR{index}: expected an index from 0 to {pcr.COUNT - 1}")
+            if len(value) != pcr.SIZE:
                 raise WorkshopKitError(f"reference value PCR{index}: expected 48 bytes, got {len(value)}")
         return super().__new__(cls, dict(sorted(pcrs.items())), name)
 
@@ -73,6 +75,10 @@ class ReferenceValues(_Named):
 
         try:
             return cls.from_json(read_file(file).decode())
+        except LabError:
+            raise
+        except WorkshopKitError as error:
+            raise WorkshopKitError(f"{file}: {error}") from None
         except UnicodeDecodeError:
             raise WorkshopKitError(f"cannot read {file}: expected text in UTF-8, got something else") from None
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from workshop_kit.errors import AppraisalError
 from workshop_kit.evidence.document import AttestationDocument
-from workshop_kit.verifier.ledger import GATES, RULES, Check, Number, Outcome, parent_check
+from workshop_kit.verifier.ledger import GATES, LEFT_OUT, RULES, Check, Number, Outcome, parent_check
 
 
 class Claims(NamedTuple):
@@ -115,10 +115,18 @@ class AppraisalResult:
         checks = [check.as_dict() for check in self.checks]
         return json.dumps({"affirmed": self.affirmed, "checks": checks}, indent=2, ensure_ascii=False)
 
+    def __bool__(self) -> bool:
+        """`affirmed`: a refusal that counted as true would be taken for one."""
+        return self.affirmed
+
     @property
     def verdict(self) -> str:
-        """What stands below a ledger: the summary, and whether the evidence is simulated."""
+        """What stands below a ledger: the summary, what a policy left out, and whether the evidence is simulated."""
         verdict = "affirmed" if self.affirmed else self.summary
+        left_out = [check for check in self.checks if check.explanation.startswith(LEFT_OUT)]
+        if self.affirmed and left_out:
+            names = " and ".join(f"{check.number}, {check.name}" for check in left_out)
+            verdict += f", with check {names}, left out: {left_out[0].explanation}"
         if self.document is not None and self.document.is_simulated:
             verdict += "\nSimulated evidence: no hardware stands behind it."
         if self.document is not None and self.document.is_unisolated:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from workshop_kit.evidence import pcr
 from workshop_kit.evidence.document import AttestationDocument
 from workshop_kit.verifier.endorsements import Endorsement, TrustAnchor, show
-from workshop_kit.verifier.ledger import Check, Number, Outcome
+from workshop_kit.verifier.ledger import LEFT_OUT, Check, Number, Outcome
 from workshop_kit.verifier.policy import CLOCK_SKEW, Demands
 from workshop_kit.verifier.reference_values import zero_or_absent
 
@@ -60,7 +60,7 @@ def claim(number: int, outcome: Outcome, document: AttestationDocument, demands:
     """The line of a claim, 6 to 10."""
     if outcome is Outcome.NOT_EVALUATED:
         waived = demands.waived.get(number)
-        return Check(number, outcome, "", "", f"Left out by {waived}." if waived else _NOT_GIVEN[number])
+        return Check(number, outcome, "", "", f"{LEFT_OUT}{waived}." if waived else _NOT_GIVEN[number])
     said, explanation = _CLAIMS[number](document, demands, now)
     return Check(number, outcome, *said, explanation)
 
