@@ -99,8 +99,9 @@ def _read_sign1(data: bytes) -> Sign1:
         raise _no_sign1("an array of 4 (0x84), untagged or under tag 18", f"0x{body[0]:02x}")
     # The quick reader says nothing of the types inside; an empty map has none.
     parts = cbor.decode_quickly(body)
-    if not isinstance(parts, list) or parts[1] != {}:
-        parts = cbor.decode(body)
+    if isinstance(parts, list) and parts[1] == {} and type(parts[0]) is type(parts[2]) is type(parts[3]) is bytes:
+        return Sign1(*parts)
+    parts = cbor.decode(body)
     assert isinstance(parts, list)  # its first byte said so
     for part, (name, kind, wanted) in zip(parts, _PARTS, strict=True):
         if not isinstance(part, kind):

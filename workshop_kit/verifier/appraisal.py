@@ -46,11 +46,12 @@ def appraise(evidence: bytes, policy: AnyPolicy, *, now: datetime) -> AppraisalR
         raise TypeError(f"appraise() needs the document's bytes, got {type(evidence).__name__}")
     if now.utcoffset() is None:
         raise ValueError("appraise() needs an aware time: datetime.now(UTC), not datetime.now()")
-    known: dict[tuple[TrustAnchor, ...], _Gates] = {}
+    gates: _Gates | None = None
     results = []
     for demands in policy.alternatives:
         # Gates depend on the anchor alone, so alternatives under one anchor share them.
-        gates = known[demands.anchors] = known.get(demands.anchors) or _Gates(evidence, demands.anchors, now)
+        if gates is None or gates.anchors != demands.anchors:
+            gates = _Gates(evidence, demands.anchors, now)
         results.append(_result(gates, demands, now))
         if results[-1].affirmed:
             return results[-1]
