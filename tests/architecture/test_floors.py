@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -152,6 +153,14 @@ def test_a_module_below_the_edges_has_no_socket_no_clock_and_no_dice(name: str) 
             call = ast.unparse(node.func)
             assert node.func.attr not in ("now", "utcnow", "today"), f"{name}, line {node.lineno}: {call}()"
             assert not call.endswith("generate_private_key"), f"{name}, line {node.lineno}: {call}()"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_coverage_counts_the_modules_below_the_edges_and_no_others(name: str) -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    left_out = project["tool"]["coverage"]["run"]["omit"]
+    path = modules()[name].relative_to(PACKAGE.parent).as_posix()
+    assert any(fnmatch(path, pattern) for pattern in left_out) == (floor_of(name) > LAST_PURE_FLOOR)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if any(within(name, owner) for owner in APART)])
