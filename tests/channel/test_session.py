@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pair import ANSWER, ASK, byte_by_byte, drop, flip, keys, sessions
 
@@ -108,8 +109,10 @@ def test_each_direction_has_a_key_of_its_own() -> None:
     asked, answered = exchange()
     request, response = asked.sealer.seal(Record(end=True, head=ASK)), answered.sealer.seal(Record(ANSWER, end=True))
     nonce = bytes(12)
-    AESGCM(keys().client_to_enclave).decrypt(nonce, request[4:], None)
-    AESGCM(keys().enclave_to_client).decrypt(nonce, response[4:], None)
+    assert AESGCM(keys().client_to_enclave).decrypt(nonce, request[4:], None)
+    assert AESGCM(keys().enclave_to_client).decrypt(nonce, response[4:], None)
+    with pytest.raises(InvalidTag):
+        AESGCM(keys().client_to_enclave).decrypt(nonce, response[4:], None)
 
 
 def test_the_largest_record_passes() -> None:

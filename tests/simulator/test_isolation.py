@@ -163,6 +163,34 @@ def test_a_tree_holds_files_that_the_machine_does_not_have(tmp_path: Path) -> No
     assert not Path("/usr/runtime.yaml").exists()
 
 
+def test_a_step_that_fails_half_way_in_ends_the_process_and_lowers_no_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has left some namespaces and not others is neither of the levels."""
+
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "no more namespaces")
+
+    monkeypatch.setenv("TMPDIR", "")
+    monkeypatch.setattr(namespaces, "_try_in_a_child", lambda _: None)
+    monkeypatch.setattr(namespaces, "_separate", fail)
+    with pytest.raises(LabError, match=r"no more namespaces; to do without them, say --isolation seccomp$"):
+        isolate(tmp_path)
+
+
+def test_a_child_that_tries_the_steps_never_goes_on_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where it fails as nobody thought of: it would be a second process with the first one's work."""
+
+    def fail() -> None:
+        raise RuntimeError("nobody thought of it")
+
+    monkeypatch.setattr(namespaces, "_separate", fail)
+    own = os.getpid()
+    with pytest.raises(OSError, match="Operation not permitted"):
+        namespaces._try_in_a_child(tmp_path)
+    assert os.getpid() == own
+
+
 # --- what is said of it ----------------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,10 @@ MISTAKES = {
     "an empty any_of": ("any_of = []", "any_of: expected policies, at least one"),
     "an empty all_of": ("all_of = []", "all_of: expected policies, at least one"),
     "parts in a table": ("all_of = {}", "all_of: expected policies, at least one"),
+    "a set in a file of another form, with its place": (
+        'reference_values = { a = "company.toml" }',
+        "policy.toml: reference_values.a: ",
+    ),
     "a part that is a number": ("all_of = [1]", "all_of[0]: expected a table or the name of a file"),
     "a part that is not there": ('all_of = ["absent.toml"]', "absent.toml: No such file"),
     "a part that names itself": ('all_of = ["policy.toml"]', "do they name each other?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 from attested import World
@@ -59,6 +60,12 @@ def test_the_table_is_read_without_its_colours(world: World) -> None:
     assert len(page.named("caption")) == 1
     assert [attributes["scope"] for attributes in page.named("th")] == ["col"] * 6 + ["row"] * len(RULES)
     assert all(attributes == {"aria-hidden": "true"} for attributes in page.named("span"))
+
+
+def test_each_sentence_of_the_verdict_has_a_line_and_each_fold_a_name_of_its_own(world: World) -> None:
+    html = world.appraise(world.attest())._repr_html_()
+    assert ">affirmed<br>Simulated evidence: " in html
+    assert len(set(re.findall("<summary>(.*?)</summary>", html))) == len(RULES)
 
 
 def test_what_a_failed_check_keeps_out_is_open_and_the_rest_is_folded(world: World) -> None:

@@ -146,6 +146,7 @@ class Hypervisor:
         root = self.directory / str(cid)
         unpack(image, root)
         if not (root / "base" / BOOT_SCRIPT).is_file():
+            shutil.rmtree(root)
             raise ImageError(f"expected {BOOT_SCRIPT} in the image's first ramdisk, got none; build it again")
         for name in ("tree", "tmp"):
             (root / name).mkdir()

@@ -89,14 +89,14 @@ class _Gates:
         self.anchors = anchors
         self.document: AttestationDocument | None = None
         self.leaf: Endorsement | None = None
-        self.error: MalformedEvidenceError | EndorsementError | None = None
+        self.said: wording.Pair | None = None  # by the reader that refused
         self.failed: Number | None
         try:
             self.failed = self.first_failure(evidence, now)
         except MalformedEvidenceError as error:
-            self.failed, self.error = error.check, error
+            self.failed, self.said = error.check, (error.expected, error.actual)
         except EndorsementError as error:
-            self.failed, self.error = 4, error
+            self.failed, self.said = 4, (error.expected, error.actual)
 
     def first_failure(self, evidence: bytes, now: datetime) -> Number | None:
         envelope = read_envelope(evidence)  # 1
@@ -113,7 +113,7 @@ class _Gates:
         """What the ledger says. A failed rule such as 5a fails the check that it belongs to."""
         if self.failed is None:
             return {number: Check(number, PASSED, *self.words(number)) for number in GATES}
-        words = (self.error.expected, self.error.actual) if self.error else self.words(self.failed)
+        words = self.said or self.words(self.failed)
         both = {number: Check(number, FAILED, *words) for number in (parent_check(self.failed), self.failed)}
         before = [number for number in GATES[: GATES.index(self.failed)] if number not in both]
         return {number: Check(number, PASSED, *self.words(number)) for number in before} | both

@@ -17,9 +17,10 @@ Files are found from the folder of the file that names them. All that a table sa
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from workshop_kit.errors import EndorsementError, WorkshopKitError
 from workshop_kit.files import read_file
@@ -34,6 +35,8 @@ from workshop_kit.verifier.policy import (
     UnsafeDebugPolicy,
 )
 from workshop_kit.verifier.reference_values import ReferenceValues
+
+T = TypeVar("T")
 
 _UNSAFE = {"any image": UnsafeAnyImagePolicy, "any age": UnsafeAnyAgePolicy, "debug": UnsafeDebugPolicy}
 _KEYS = ("trust_anchor", "max_age", "reference_values", "all_of", "any_of", "unsafe")
@@ -78,9 +81,14 @@ class _Table:
         place = f"{self.place}{key}".rstrip(".")
         return WorkshopKitError(f"{self.file}: {f'{place}: ' if place else ''}expected {expected}, got {actual!r:.60}")
 
-    def read(self, key: str, name: str) -> bytes:
+    def named(self, key: str, make: Callable[[], T]) -> T:
+        """What `make` gives; its error with this file and the key before it."""
         try:
-            return read_file(self.file.parent / name)
+            return make()
+        except EndorsementError as error:
+            raise WorkshopKitError(
+                f"{self.file}: {self.place}{key}: expected {error.expected}, got {error.actual}"
+            ) from None
         except WorkshopKitError as error:
             raise WorkshopKitError(f"{self.file}: {self.place}{key}: {error}") from None
 
@@ -110,10 +118,7 @@ class _Table:
             raise self.mistake("trust_anchor", '"aws" or the file of a certificate', name)
         if name == "aws":
             return AWS_NITRO_ROOT_G1
-        try:
-            return TrustAnchor.from_certificate(self.read("trust_anchor", name))
-        except EndorsementError as error:
-            raise self.mistake("trust_anchor", error.expected, name) from None
+        return self.named("trust_anchor", lambda: TrustAnchor.from_certificate(read_file(self.file.parent / name)))
 
     def max_age(self) -> timedelta | None:
         seconds = self.table.get("max_age")
@@ -132,13 +137,11 @@ class _Table:
     def one_set(self, name: str, value: object) -> ReferenceValues:
         key = f"reference_values.{name}"
         if isinstance(value, str):
-            return ReferenceValues.from_json(self.read(key, value).decode("utf-8", "replace"))._replace(name=name)
+            return self.named(key, lambda: ReferenceValues.from_file(self.file.parent / value)._replace(name=name))
         if not isinstance(value, dict) or not all(each[:3] == "PCR" and each[3:].isdecimal() for each in value):
             raise self.mistake(key, "the name of a file, or PCR0, PCR1 and PCR2 (a name with a dot in quotes)", value)
-        try:
-            return ReferenceValues.from_hex({int(each[3:]): digits for each, digits in value.items()}, name=name)
-        except WorkshopKitError as error:
-            raise WorkshopKitError(f"{self.file}: {self.place}{key}: {error}") from None
+        digits = {int(each[3:]): text for each, text in value.items()}
+        return self.named(key, lambda: ReferenceValues.from_hex(digits, name=name))
 
     def parts(self, key: str) -> list[AnyPolicy]:
         entries = self.table.get(key)

@@ -15,7 +15,8 @@ _CELL = "text-align: left; vertical-align: top; padding: 2px 8px"
 def as_html(checks: Sequence[Check], verdict: str) -> str:
     """The ledger as one table. What came from the evidence is escaped: a document's author writes no HTML here."""
     heads = "".join(f'<th scope="col" style="{_CELL}">{head}</th>' for head in _HEADS)
-    caption = f'<caption style="text-align: left; font-weight: bold">{escape(verdict)}</caption>'
+    sentences = "<br>".join(map(escape, verdict.splitlines()))
+    caption = f'<caption style="text-align: left; font-weight: bold">{sentences}</caption>'
     return f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{''.join(map(_row, checks))}</tbody></table>"
 
 
@@ -34,4 +35,5 @@ def _cell(content: str) -> str:
 def _notes(check: Check) -> str:
     explanation = f"<br>{escape(check.explanation)}" if check.explanation else ""
     opened = " open" if check.failed else ""
-    return f"{explanation}<details{opened}><summary>if skipped</summary>{escape(check.if_skipped)}</details>"
+    summary = f"<summary>if {check.number} is skipped</summary>"
+    return f"{explanation}<details{opened}>{summary}{escape(check.if_skipped)}</details>"

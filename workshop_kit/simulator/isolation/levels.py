@@ -95,7 +95,7 @@ def isolate(
         files: which the app finds under names that the machine does not have, in a tree of its own.
 
     Raises:
-        LabError: not even seccomp is to be had here, and `at_most` is not NONE.
+        LabError: not even seccomp is to be had here, and `at_most` is not NONE; or namespaces failed half-way in.
     """
     os.environ["TMPDIR"] = str(root / "tmp")
     if at_most is Level.NONE:
@@ -112,9 +112,7 @@ def isolate(
     write = [Path(os.environ["TMPDIR"]), *map(Path, ("/dev",) if own else ("/dev/null", "/dev/zero"))]
     read = [Path("/")] if own else [*namespaces.SYSTEM, *namespaces.SETTINGS, *interpreter(), root, *_RANDOM]
     layers["landlock"] = _try(lambda: landlock.restrict(read=read, write=write, network=own))
-    families = seccomp.OWN_LOOPBACK if own else ()
-    linux.drop_capabilities()
-    layers["seccomp"] = _try(lambda: seccomp.install(sockets=families, own_tree=own))
+    layers["seccomp"] = _try(lambda: _filter(own_tree=own))
     if layers["seccomp"] != OBTAINED:
         raise LabError(
             f"no isolation is to be had here (seccomp: {layers['seccomp']}); to run without, say --unisolated"
@@ -123,6 +121,12 @@ def isolate(
 
 
 _RANDOM = (Path("/dev/urandom"), Path("/dev/random"))
+
+
+def _filter(*, own_tree: bool) -> None:
+    """What the filter lets through is then without any capability, too."""
+    linux.drop_capabilities()
+    seccomp.install(sockets=seccomp.OWN_LOOPBACK if own_tree else (), own_tree=own_tree)
 
 
 def _try(layer: Callable[[], object]) -> str:

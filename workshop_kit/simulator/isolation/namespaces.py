@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from workshop_kit.errors import LabError
 from workshop_kit.simulator.isolation import linux
 
 _NEW = (
@@ -61,25 +62,32 @@ def enter(root: Path, *, visible: Iterable[Path], files: Mapping[Path, bytes] = 
 
     Raises:
         OSError: this machine forbids it; nothing has changed.
+        LabError: a later step failed, half-way in: the process is of no use any more.
     """
     _try_in_a_child(root)
-    inside = _separate()
-    _become_process_1()
-    _raise_loopback()
-    _change_root(root, visible, files, inside)
+    try:
+        inside = _separate()
+        _become_process_1()
+        _raise_loopback()
+        _change_root(root, visible, files, inside)
+    except OSError as error:
+        raise LabError(f"namespaces: {error}; to do without them, say --isolation seccomp") from None
 
 
 def _try_in_a_child(root: Path) -> None:
     """Half-way in there is no way back: machines that allow the first step and forbid the next must show it before."""
     child = os.fork()
     if child == 0:
+        code = errno.EPERM
         try:
             _separate()
             _raise_loopback()
             linux.mount("tmpfs", str(root), "tmpfs")
+            code = 0
         except OSError as error:
-            os._exit(error.errno or errno.EPERM)
-        os._exit(0)
+            code = error.errno or code
+        finally:
+            os._exit(code)  # whatever happens, the child does not go on as a second enclave
     refused = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if refused:
         raise OSError(abs(refused), os.strerror(abs(refused)))
@@ -137,9 +145,7 @@ def _change_root(root: Path, visible: Iterable[Path], files: Mapping[Path, bytes
     linux.call("syscall", *_pivot(root, root / "old"))
     linux.unmount("/old")
     Path("/old").rmdir()
-    linux.mount(
-        "none", "/", flags=linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
-    )
+    linux.mount("none", "/", flags=_READ_ONLY | linux.MS_NOSUID | linux.MS_NODEV)
     os.chdir(directory if directory.is_dir() else "/")
 
 
