@@ -10,6 +10,7 @@
     ├── ManifestError               the author's mistake in service.yaml or beside it
     ├── ImageError                  an enclave image cannot be built or read
     ├── AccessDeniedError           the enclave proxy refuses a user, a role or a path
+    ├── EgressDeniedError           nothing leaves the enclave to there
     ├── NsmError                    the NSM API's own error codes
     └── LabError                    the simulated world cannot do what was asked
 
@@ -86,6 +87,10 @@ class AccessDeniedError(WorkshopKitError):
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class EgressDeniedError(WorkshopKitError):
+    """A name or an address that the enclave's app does not reach, with the reason."""
 
 
 class NsmError(WorkshopKitError):

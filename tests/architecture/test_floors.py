@@ -25,12 +25,13 @@ FLOORS = tuple(
     for floor in (
         "errors",
         "files evidence evidence.* service service.manifest service.*yaml* channel channel.framing",
-        "verifier verifier.* service.access service.routes service.advice simulator simulator.pki simulator.image"
-        " simulator.nsm simulator.comparison",
+        "verifier verifier.* service.access service.egress service.routes service.advice simulator simulator.pki"
+        " simulator.image simulator.nsm simulator.comparison simulator.container simulator.names",
         "channel.session channel.handshake channel.client_handshake channel.enclave_handshake",
         "edges edges.*",
         "simulator.isolation simulator.isolation.* simulator.requirements simulator.build simulator.hypervisor"
-        " simulator.control simulator.enclave simulator.parent simulator.boot simulator.inside simulator.doctor"
+        " simulator.machine simulator.control simulator.enclave simulator.parent simulator.boot simulator.gate"
+        " simulator.inside simulator.doctor simulator.stand_in simulator.pythons simulator.dockerfile*"
         " shipped",
         "notebook notebook.* arguments inspection",
         "cli demo tasks __main__",

@@ -52,11 +52,12 @@ SNOOPING = (
     + FIND_KEYS
     + '''
 KEPT = []
+OWN = ("isolation", "inside", "gate", "names")
 
 def modules():
     """Of the simulator, apart from what confines this very process and serves in it."""
     ours = [name.split(".")[2:] for name in sys.modules if name.startswith("workshop_kit.simulator.")]
-    return sorted(name for name, *_ in ours if name not in ("isolation", "inside"))
+    return sorted(name for name, *_ in ours if name not in OWN)
 
 def open_files():
     """Paths behind this process's descriptors, pipes and sockets left out; none where there is no /proc."""
@@ -116,11 +117,12 @@ def test_no_module_that_can_sign_is_loaded_in_the_enclave(enclave: Running) -> N
 
 def test_an_enclave_is_given_no_secret_by_name_argument_or_open_file(enclave: Running) -> None:
     found = enclave.client().get("/environment").json()
-    known = {"PATH", "LANG", "LC_CTYPE", "PYTHONDONTWRITEBYTECODE", "WORKSHOP_RUNTIME_CONFIG", "TMPDIR"}
+    known = {"PATH", "LANG", "LC_CTYPE", "PYTHONDONTWRITEBYTECODE", "TMPDIR"}
+    known |= {"WORKSHOP_RUNTIME_CONFIG", "WORKSHOP_EGRESS", "WORKSHOP_NSM"}
     assert set(found["environment"]) <= known
-    level, *descriptors = found["arguments"]
-    assert level == "namespaces"
-    assert len(descriptors) == 3
+    level, *descriptors, parent_cid = found["arguments"]
+    assert (level, parent_cid) == ("namespaces", "3")
+    assert len(descriptors) == 5
     assert all(descriptor.isdigit() for descriptor in descriptors)
     assert found["files"] == []
 

@@ -20,7 +20,7 @@ import escapes
 import pytest
 
 from workshop_kit.errors import LabError
-from workshop_kit.simulator.isolation import landlock, levels, namespaces, seccomp
+from workshop_kit.simulator.isolation import connects, landlock, levels, namespaces, seccomp
 from workshop_kit.simulator.isolation.levels import OBTAINED, Isolation, Level, isolate
 
 KIT = Path(levels.__file__).parents[2]
@@ -206,18 +206,21 @@ def test_a_level_says_what_it_leaves_open() -> None:
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """The three layers replaced by ones that fail where the test says so."""
-    fails = {"namespaces": False, "landlock": False, "seccomp": False}
+    fails = {"namespaces": False, "landlock": False, "seccomp": False, "connections": False}
 
     def layer(name: str) -> Any:
-        def attempt(*_: object, **__: object) -> None:
+        def attempt(*_: object, **__: object) -> int:
             if fails[name]:
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+            return 0 if name == "namespaces" else -1
 
         return attempt
 
-    monkeypatch.setattr(namespaces, "enter", layer("namespaces"))
+    monkeypatch.setattr(namespaces, "fork", layer("namespaces"))
+    monkeypatch.setattr(levels.os, "fork", lambda: 0)
     monkeypatch.setattr(landlock, "restrict", layer("landlock"))
     monkeypatch.setattr(seccomp, "install", layer("seccomp"))
+    monkeypatch.setattr(connects, "watch", layer("connections"))
     monkeypatch.setattr(levels.linux, "drop_capabilities", lambda: None)
     monkeypatch.setenv("TMPDIR", "")
     return fails
@@ -225,7 +228,12 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
 
 @pytest.mark.parametrize(
     ("failing", "level"),
-    [((), Level.NAMESPACES), (("namespaces",), Level.SECCOMP), (("landlock",), Level.NAMESPACES)],
+    [
+        ((), Level.NAMESPACES),
+        (("namespaces",), Level.SECCOMP),
+        (("landlock",), Level.NAMESPACES),
+        (("connections",), Level.NAMESPACES),
+    ],
 )
 def test_a_layer_that_is_missing_lowers_the_level_and_is_named(
     refusing: dict[str, bool], tmp_path: Path, failing: tuple[str, ...], level: Level
@@ -274,7 +282,7 @@ def run(steps: list[tuple[int, int, int, int]], number: int, *arguments: int, ar
 
 def steps(*, own_tree: bool, machine: str = "x86_64") -> list[tuple[int, int, int, int]]:
     families = seccomp.OWN_LOOPBACK if own_tree else ()
-    return seccomp.program(sockets=families, own_tree=own_tree, own_pid=7, machine=machine)
+    return seccomp.program(sockets=families, own_tree=own_tree, signals=[7], machine=machine, ends_with_parent=True)
 
 
 def refused(error: int) -> int:
@@ -301,6 +309,9 @@ def refused(error: int) -> int:
         (302, (0,), ALLOWED, ALLOWED),  # prlimit64
         (302, (8,), ALLOWED, refused(errno.EPERM)),
         (90, (), ALLOWED, refused(errno.EPERM)),  # chmod
+        (157, (1,), refused(errno.EPERM), refused(errno.EPERM)),  # prctl: survive the parent
+        (157, (15,), ALLOWED, ALLOWED),  # prctl: a name
+        (44, (), ALLOWED, ALLOWED),  # sendto
         (101, (), refused(errno.EPERM), refused(errno.EPERM)),  # ptrace
         (165, (), refused(errno.EPERM), refused(errno.EPERM)),  # mount
         (425, (), refused(errno.EPERM), refused(errno.EPERM)),  # io_uring_setup

@@ -3,56 +3,162 @@
     root/base           ramdisk 1: this package, as measured into PCR1
     root/application    ramdisk 2: service/, users.yaml, as measured into PCR2
 
-It is given the level of isolation that it may have and three descriptors: the socket on which the vsock port listens,
-the NSM, and where to report. Standard input brings what is handed in at run time; its end means that the hypervisor is
-gone. Here the process confines itself, while it is small and has one thread; `inside` goes on.
+It is given what `Devices` lists. Standard input brings what is handed in at run time; its end means that the hypervisor
+is gone. While it is small and has one thread it becomes two processes: one confines itself and goes on in `inside`,
+with the app; this one stays beside it as its `gate`, and they end together.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 BASE = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     # The image's own modules, before any that is installed on the machine.
     sys.path.insert(0, str(BASE))
 
+from workshop_kit.edges.vsock import EGRESS_PORT, VsockAddress, VsockDevice  # noqa: E402
 from workshop_kit.errors import WorkshopKitError  # noqa: E402
 from workshop_kit.evidence.handed_in import HandedIn  # noqa: E402
-from workshop_kit.simulator.isolation.levels import Level, isolate  # noqa: E402
+from workshop_kit.simulator.gate import NAME_SERVER, WATCH, Gate  # noqa: E402
+from workshop_kit.simulator.isolation import linux  # noqa: E402
+from workshop_kit.simulator.isolation.levels import Confinement, Level, confine_neighbour  # noqa: E402
+from workshop_kit.simulator.isolation.namespaces import Tree  # noqa: E402
 
+ROOT = BASE.parent
 DEFAULT_CONFIG = Path("/usr/runtime.yaml")
 """Where services look for their configuration; only a file tree of the enclave's own can have it."""
 
+NSM = Path("/dev/nsm")
+"""Where an app finds the NSM in a tree of its own, as under Linux on Nitro."""
 
-def main(level: Level, vsock: int, nsm: int, report: int) -> None:
-    """Receive users and configuration, confine this process, then measure, load and serve."""
+
+class Devices(NamedTuple):
+    """What the hypervisor gives an enclave: descriptors, but for the first and the last."""
+
+    level: Level
+    listener: int
+    nsm: int
+    nsm_of_app: int
+    vsock: int
+    report: int
+    parent_cid: int
+
+    @classmethod
+    def from_arguments(cls, level: str, *numbers: str) -> Devices:
+        return cls(Level(level), *map(int, numbers))
+
+
+def main(devices: Devices) -> None:
+    """Receive users and configuration, become two, and be the gate beside the app."""
     # A terminal's Ctrl-C and a notebook's interrupt reach every process of their group; this one ends with its parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     message = _receive()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    alive, dead = os.pipe()  # the app's process reads from it, and ends when this one does
+    processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY) if Path("/proc").is_dir() else -1
     try:
         handed_in = HandedIn.decode(message)
-        isolation = isolate(BASE.parent, at_most=level, files=_configuration(handed_in.runtime_config))
+        tree = Tree(ROOT, files=_configuration(handed_in.runtime_config), sockets={NSM: ROOT / "nsm"})
+        confinement = Confinement(tree, at_most=devices.level)
+        if child := confinement.fork():
+            os.close(alive)
+            theirs.close()
+            _be_the_gate(devices, confinement.level, child, ours, processes)
+        ours.close()
+        os.close(processes) if processes >= 0 else None
+        _follow(alive, dead, devices)
+        isolation = confinement.restrict()
+        if confinement.listener >= 0:
+            socket.send_fds(theirs, [WATCH], [confinement.listener])
+            os.close(confinement.listener)
     except WorkshopKitError as error:
-        os.write(report, f"{error}\n".encode())
+        os.write(devices.report, f"{error}\n".encode())
         sys.exit(1)
     from workshop_kit.simulator.inside import Inside
 
-    Inside(BASE.parent / "application", handed_in, isolation, report).run(vsock, nsm)
+    Inside(ROOT / "application", handed_in, isolation, devices.report, theirs).run(devices.listener, devices.nsm)
 
 
 def _configuration(handed_in: bytes | None) -> dict[Path, bytes]:
     """The runtime configuration under both of its names; `inside` reads it before the application can."""
     # The variable is set in any case: an application must not find another file, of this machine's, by its default.
-    file = BASE.parent / "runtime.yaml"
+    file = ROOT / "runtime.yaml"
     os.environ["WORKSHOP_RUNTIME_CONFIG"] = str(file)
     if handed_in is None:
         return {}
     file.write_bytes(handed_in)
     return {DEFAULT_CONFIG: handed_in}
+
+
+def _follow(alive: int, dead: int, devices: Devices) -> None:
+    """End with the gate: by the kernel's doing where it offers that, and by reading from a pipe that it holds."""
+    if sys.platform == "linux":
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.dup2(alive, 0)
+    for descriptor in (alive, dead, devices.vsock):
+        os.close(descriptor)
+    os.environ["WORKSHOP_NSM"] = str(devices.nsm_of_app)
+
+
+# --- the gate's side -------------------------------------------------------------------------------------------------
+
+
+def _be_the_gate(devices: Devices, level: Level, child: int, channel: socket.socket, processes: int) -> NoReturn:
+    """Serve the way out until the hypervisor goes or the app's process ends, and end as that one did."""
+    for descriptor in (devices.listener, devices.nsm, devices.nsm_of_app, devices.report):
+        os.close(descriptor)
+    network = _network() if level is Level.NAMESPACES else None
+    with contextlib.suppress(WorkshopKitError):  # the app's process finds the same, and says so
+        confine_neighbour(level, ROOT, child)
+    code = asyncio.run(_serve(devices, child, channel, processes, network))
+    with contextlib.suppress(OSError):
+        os.kill(child, signal.SIGKILL)
+    os._exit(code)
+
+
+def _network() -> tuple[socket.socket, socket.socket]:
+    """In the app's network: a name server, and where its connections arrive."""
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagrams.bind(NAME_SERVER)
+    return datagrams, socket.create_server(("127.0.0.1", 0), backlog=1024)
+
+
+async def _serve(
+    devices: Devices,
+    child: int,
+    channel: socket.socket,
+    processes: int,
+    network: tuple[socket.socket, socket.socket] | None,
+) -> int:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+    loop.add_signal_handler(signal.SIGCHLD, _notice, child, ended)
+    loop.add_reader(0, _hear, ended)
+    device = VsockDevice(socket.socket(fileno=devices.vsock))
+    gate = Gate(channel, device, VsockAddress(devices.parent_cid, EGRESS_PORT), processes=processes)
+    await gate.open(network)
+    _notice(child, ended)  # it may have ended before anybody listened
+    return await ended
+
+
+def _notice(child: int, ended: asyncio.Future[int]) -> None:
+    found, status = (0, 0) if ended.done() else os.waitpid(child, os.WNOHANG)
+    if found:
+        code = os.waitstatus_to_exitcode(status)
+        ended.set_result(code if code >= 0 else 128 - code)
+
+
+def _hear(ended: asyncio.Future[int]) -> None:
+    if not os.read(0, 4096) and not ended.done():
+        ended.set_result(0)
 
 
 def _receive() -> bytes:
@@ -70,4 +176,4 @@ def _read_exactly(count: int) -> bytes:
 
 
 if __name__ == "__main__":
-    main(Level(sys.argv[1]), *(int(descriptor) for descriptor in sys.argv[2:5]))
+    main(Devices.from_arguments(*sys.argv[1:]))

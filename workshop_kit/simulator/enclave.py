@@ -24,7 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from workshop_kit.edges.serving import LOOPBACK, bind, port_of
+from workshop_kit.edges.egress_proxy import Internet
+from workshop_kit.edges.serving import bind
+from workshop_kit.edges.vsock import PARENT_CID
 from workshop_kit.errors import ImageError, LabError, ManifestError, WorkshopKitError
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.evidence.handed_in import HandedIn, runtime_measurement
@@ -215,6 +217,8 @@ def run_enclave(
     runtime_config: bytes | None = None,
     isolation: Level = Level.NAMESPACES,
     infrastructure: Infrastructure | None = None,
+    internet: Internet | None = None,
+    parent_cid: int = PARENT_CID,
 ) -> Enclave:
     """Start an image, in the given infrastructure or in one of its own, and relay `port` to it.
 
@@ -222,6 +226,8 @@ def run_enclave(
         users: for an image that has none. They are not measured with it: clients who care demand PCR16.
         runtime_config: YAML for the application, likewise.
         isolation: at most this much; a machine that gives less gives less, but for NONE, which must be asked for.
+        internet: where the parent instance resolves and dials what the allowlist lets out; default: this machine's.
+        parent_cid: by which the enclave calls its parent instance: 3 on Nitro, 2 under QEMU.
 
     Raises:
         ImageError: the image cannot be read.
@@ -230,20 +236,20 @@ def run_enclave(
             port cannot be had, or no isolation.
     """
     handed_in = HandedIn(users.to_yaml().encode() if isinstance(users, Users) else users, runtime_config)
-    message = handed_in.encode()
-    listener = bind(port)  # first: a port in use is found out in no time, an enclave takes some
-    host = None
-    try:
+    message = base64.b64encode(handed_in.encode()).decode()
+    with contextlib.ExitStack() as undo:
+        # First of all: a port in use is found out in no time, an enclave takes some.
+        listener = undo.enter_context(bind(port))
         host = infrastructure or Infrastructure()
-        url = f"http://{LOOPBACK}:{port_of(listener)}"
-        options = {"debug": debug_mode, "url": url, "isolation": isolation.value}
-        started = _run(host, image, handed_in=base64.b64encode(message).decode(), **options)
-    except BaseException:
-        listener.close()
-        if host is not None and infrastructure is None:
-            host.close()
-        raise
-    parent = ParentInstance(host.directory, started["cid"], listener)
+        if infrastructure is None:
+            undo.callback(host.close)
+        cid = host.ask("reserve")["cid"]
+        # Before the enclave: an app may go out while it starts.
+        parent = ParentInstance(host.directory, cid, listener, own_cid=parent_cid, internet=internet)
+        undo.callback(parent.close)
+        options = {"debug": debug_mode, "url": parent.url, "isolation": isolation.value, "parent_cid": parent_cid}
+        started = _run(host, image, cid=cid, handed_in=message, **options)
+        undo.pop_all()
     pcr16 = runtime_measurement(*handed_in)
     return Enclave(host, started, parent, pcr16=pcr16, owns=infrastructure is None)
 

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn, cast
 
+from workshop_kit.edges.egress_client import GATE
 from workshop_kit.edges.enclave_proxy import AsgiApp, EnclaveProxy
 from workshop_kit.edges.nsm_device import SocketNsmDevice, extend_and_lock
 from workshop_kit.edges.serving import Server
@@ -33,13 +34,17 @@ class Inside:
     Args:
         application: the second ramdisk's folder.
         report: the descriptor for one line: that it serves, or why not.
+        gate: messages to the process beside this one, through which all goes that leaves.
     """
 
-    def __init__(self, application: Path, handed_in: HandedIn, isolation: Isolation, report: int) -> None:
+    def __init__(
+        self, application: Path, handed_in: HandedIn, isolation: Isolation, report: int, gate: socket.socket
+    ) -> None:
         self.application = application
         self.handed_in = handed_in
         self.isolation = isolation
         self.report = report
+        self.gate = gate
 
     def run(self, vsock: int, nsm: int) -> None:
         """Serve until standard input ends."""
@@ -52,12 +57,20 @@ class Inside:
             # Before a line of the application runs: else it could extend the PCR first.
             digest = self.handed_in.digest()
             asyncio.run(extend_and_lock(device, index=Pcr.USERS_AND_RUNTIME_CONFIG, data=digest))
+            self._open_the_gate(manifest)
         except WorkshopKitError as error:
             self._refuse(error)
         app = _load_app(self.application / "service")
         proxy = EnclaveProxy(app, manifest=manifest, users=users, nsm=device)
         server = Server(proxy, on_ready=self._say_ready, lifespan="on")
         asyncio.run(server.serve(sockets=[socket.socket(fileno=vsock)]))
+
+    def _open_the_gate(self, manifest: Manifest) -> None:
+        """Hand in the allowlist, once and for all, and let the app find the way out."""
+        pairs = [(entry.domain, entry.port) for entry in manifest.traffic.outbound]
+        self.gate.send(json.dumps({"allow": pairs}).encode())
+        self.gate.set_inheritable(True)
+        os.environ[GATE] = str(self.gate.fileno())
 
     def _refuse(self, error: WorkshopKitError) -> NoReturn:
         os.write(self.report, f"{error}\n".encode())

@@ -1,23 +1,29 @@
 """The parent instance: the ordinary computer on which an enclave's operator works. It carries bytes, and sees no more.
 
-It listens on a TCP port and relays every connection to the enclave's vsock port. What it saw is kept, so that a page
-can show what the operator sees.
+It listens on a TCP port and relays every connection to the enclave's vsock port, and it opens tunnels for what leaves
+the enclave. What it saw is kept, so that a page can show what the operator sees.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
+from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from workshop_kit.edges.egress_proxy import EgressProxy, Internet, RealInternet
 from workshop_kit.edges.serving import LOOPBACK, port_of
-from workshop_kit.edges.vsock import PROXY_PORT, VsockAddress
+from workshop_kit.edges.tunnel import join
+from workshop_kit.edges.vsock import EGRESS_PORT, PARENT_CID, PROXY_PORT, VsockAddress, listen_for
+from workshop_kit.service.egress import EgressDecision
 
 _PIECE = 256 * 1024
 _REMEMBERED = 1024 * 1024
+_REMEMBERED_DECISIONS = 1000
+_DIRECTIONS = ("the client", "the enclave")
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,31 @@ class ParentInstance:
         directory: where the hypervisor keeps the sockets of its vsock addresses.
         cid: of the enclave.
         listener: where clients come, listening already.
+        own_cid: by which the enclave calls it.
+        internet: where what leaves the enclave goes.
+
+    Attributes:
+        seen: what passed between clients and the enclave, the newest at the end.
+        egress: what became of each tunnel that the enclave asked for.
     """
 
-    def __init__(self, directory: Path, cid: int, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        cid: int,
+        listener: socket.socket,
+        *,
+        own_cid: int = PARENT_CID,
+        internet: Internet | None = None,
+    ) -> None:
         self._enclave = VsockAddress(cid, PROXY_PORT).path(directory)
         self._listener = listener
+        self._calls_at = VsockAddress(own_cid, EGRESS_PORT).path_from(cid, directory)
+        self._calls = listen_for(cid, VsockAddress(own_cid, EGRESS_PORT), directory)
         self.port = port_of(self._listener)
         self.seen: list[Seen] = []
+        self.egress: deque[EgressDecision] = deque(maxlen=_REMEMBERED_DECISIONS)
+        self._egress_proxy = EgressProxy(internet or RealInternet(), on_decision=self.egress.append)
         self._remembered = 0
         self._loop = asyncio.new_event_loop()
         self._relaying = threading.Event()
@@ -61,39 +85,41 @@ class ParentInstance:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        with contextlib.closing(self._loop):
-            server = self._loop.run_until_complete(asyncio.start_server(self._carry, sock=self._listener, limit=_PIECE))
+        with closing(self._loop):
+            servers = self._loop.run_until_complete(self._listen())
             self._loop.call_soon(self._relaying.set)
             self._loop.run_forever()
-            server.close()
+            for server in servers:
+                server.close()
+            self._calls_at.unlink(missing_ok=True)
             self._loop.run_until_complete(_cut(asyncio.all_tasks(self._loop)))
 
+    async def _listen(self) -> tuple[asyncio.Server, asyncio.Server]:
+        inwards = await asyncio.start_server(self._carry, sock=self._listener, limit=_PIECE)
+        outwards = await asyncio.start_unix_server(self._let_out, sock=self._calls, limit=_PIECE)
+        return inwards, outwards
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        open_writers = [writer]
         try:
-            inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._enclave), limit=_PIECE)
-            open_writers.append(inner_writer)
-            await asyncio.gather(
-                self._pump("the enclave", reader, inner_writer),
-                self._pump("the client", inner_reader, writer),
-            )
+            inner = await asyncio.open_unix_connection(str(self._enclave), limit=_PIECE)
         except OSError:
-            writer.close()
+            return writer.close()
         except asyncio.CancelledError:  # the relay is closed
-            for each in open_writers:
-                each.transport.abort()
+            return writer.transport.abort()
+        try:
+            return await join((reader, writer), inner, self._remember)
+        except asyncio.CancelledError:
+            return None
 
-    async def _pump(self, towards: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(_PIECE):
-                self._remember(Seen(towards, data))
-                sink.write(data)
-                await sink.drain()
-        sink.close()
+    async def _let_out(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._egress_proxy.serve(reader, writer)
+        except asyncio.CancelledError:
+            writer.transport.abort()
 
-    def _remember(self, seen: Seen) -> None:
-        self.seen.append(seen)
-        self._remembered += len(seen.data)
+    def _remember(self, towards: int, data: bytes) -> None:
+        self.seen.append(Seen(_DIRECTIONS[towards], data))
+        self._remembered += len(data)
         while self._remembered > _REMEMBERED and len(self.seen) > 1:
             self._remembered -= len(self.seen.pop(0).data)
 

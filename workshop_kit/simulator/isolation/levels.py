@@ -1,6 +1,7 @@
 """How far an enclave's app is kept from the machine: three levels, tried and never assumed.
 
-    namespaces   its own network, process tree and file tree, and the two layers below: any service runs
+    namespaces   its own network, process tree and file tree, and the two layers below: any service runs, and each of
+                 its connections is asked about
     seccomp      the machine's, without sockets and without new processes; Landlock where the kernel has it
     none         an ordinary process, only where its operator says so
 
@@ -10,6 +11,7 @@ A layer that cannot be had is named with the reason. Python's audit hooks are no
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +21,7 @@ from types import MappingProxyType
 from typing import Any
 
 from workshop_kit.errors import LabError
-from workshop_kit.simulator.isolation import landlock, linux, namespaces, seccomp
+from workshop_kit.simulator.isolation import connects, landlock, linux, namespaces, seccomp
 
 OBTAINED = "in force"
 
@@ -84,49 +86,132 @@ class Isolation:
         )
 
 
+class Confinement:
+    """The steps on the way in, and what came of each.
+
+    `fork` first, then `restrict` in the process of the app. Between them that process is as free as its tree.
+    """
+
+    def __init__(self, tree: namespaces.Tree, *, at_most: Level = Level.NAMESPACES, holds_app: bool = True) -> None:
+        """`tree.root` has the empty folders `tree` and `tmp` in it; it stays to be read, `tmp` to be written.
+
+        `holds_app` says that the app will run in this very process, and not in ones that it starts.
+        """
+        self._tree = tree
+        self._at_most = at_most
+        self._holds_app = holds_app
+        self.layers: dict[str, str] = {}
+        self.level = at_most
+        self.listener = -1
+        """Of the filter that asks about connections (`connects`), once they are asked about."""
+
+    def fork(self) -> int:
+        """0 in the process for the app, in namespaces where they are wanted and to be had; its number in this one.
+
+        Raises:
+            LabError: namespaces failed half-way in.
+        """
+        self.layers["namespaces"] = "not asked for"
+        if self._at_most is Level.NAMESPACES:
+            tree = self._tree._replace(
+                root=self._tree.root / "tree", visible=[*interpreter(), self._tree.root, *self._tree.visible]
+            )
+            try:
+                child = namespaces.fork(tree)
+            except OSError as error:
+                self.layers["namespaces"] = error.strerror or str(error)
+                self.level = Level.SECCOMP
+            else:
+                self.layers["namespaces"] = OBTAINED
+                return child
+        return os.fork()
+
+    def restrict(self) -> Isolation:
+        """The other layers, on this process, which has one thread.
+
+        Raises:
+            LabError: not even seccomp is to be had here, and no isolation was not asked for.
+        """
+        own = self.level is Level.NAMESPACES
+        os.environ["TMPDIR"] = "/tmp" if own else str(self._tree.root / "tmp")
+        if self.level is Level.NONE:
+            return Isolation(Level.NONE, dict.fromkeys(("namespaces", "landlock", "seccomp"), "not asked for"))
+        self.layers["landlock"] = _try(self._restrict_files)
+        self.layers["seccomp"] = _try(self._filter)
+        if self.layers["seccomp"] != OBTAINED:
+            raise LabError(
+                f"no isolation is to be had here (seccomp: {self.layers['seccomp']}); to run without, say --unisolated"
+            )
+        if own:
+            self.layers["connections"] = _try(self._watch) if self._holds_app else OBTAINED
+        return Isolation(self.level, self.layers)
+
+    def _watch(self) -> None:
+        self.listener = connects.watch()
+
+    def _restrict_files(self) -> None:
+        own = self.level is Level.NAMESPACES
+        write = [Path(os.environ["TMPDIR"]), *map(Path, ("/dev",) if own else ("/dev/null", "/dev/zero"))]
+        read = [Path("/")] if own else [*namespaces.SYSTEM, *namespaces.SETTINGS, *interpreter(), self._tree.root]
+        landlock.restrict(read=[*read, *_RANDOM], write=[*write, *self._tree.copies], network=own)
+
+    def _filter(self) -> None:
+        """What the filter lets through is then without any capability, too."""
+        linux.drop_capabilities()
+        own = self.level is Level.NAMESPACES
+        steps = seccomp.program(
+            sockets=seccomp.OWN_LOOPBACK if own else (),
+            own_tree=own,
+            signals=[os.getpid()],
+            machine=platform.machine(),
+            ends_with_parent=self._holds_app,
+        )
+        seccomp.install(steps)
+
+
 def isolate(
     root: Path, *, at_most: Level = Level.NAMESPACES, files: Mapping[Path, bytes] = MappingProxyType({})
 ) -> Isolation:
     """Confine this process, which has one thread, as far as this machine allows and `at_most` asks.
 
+    It goes on in a child; this one waits and ends as it does. No way out is there, nor a connection of any kind.
+
     Args:
-        root: the enclave's folder, with the empty folders `tree` and `tmp` in it; it stays to be read, `tmp` to be
-            written.
+        root: as `Confinement` wants it.
         files: which the app finds under names that the machine does not have, in a tree of its own.
 
     Raises:
-        LabError: not even seccomp is to be had here, and `at_most` is not NONE; or namespaces failed half-way in.
+        LabError: as `Confinement` does.
     """
-    os.environ["TMPDIR"] = str(root / "tmp")
-    if at_most is Level.NONE:
-        return Isolation(Level.NONE, dict.fromkeys(("namespaces", "landlock", "seccomp"), "not asked for"))
-    layers = {"namespaces": "not asked for"}
-    if at_most is Level.NAMESPACES:
-        layers["namespaces"] = _try(
-            lambda: namespaces.enter(root / "tree", visible=[*interpreter(), root], files=files)
-        )
-    level = Level.NAMESPACES if layers["namespaces"] == OBTAINED else Level.SECCOMP
-    own = level is Level.NAMESPACES
-    if own:
-        os.environ["TMPDIR"] = "/tmp"
-    write = [Path(os.environ["TMPDIR"]), *map(Path, ("/dev",) if own else ("/dev/null", "/dev/zero"))]
-    read = [Path("/")] if own else [*namespaces.SYSTEM, *namespaces.SETTINGS, *interpreter(), root, *_RANDOM]
-    layers["landlock"] = _try(lambda: landlock.restrict(read=read, write=write, network=own))
-    layers["seccomp"] = _try(lambda: _filter(own_tree=own))
-    if layers["seccomp"] != OBTAINED:
-        raise LabError(
-            f"no isolation is to be had here (seccomp: {layers['seccomp']}); to run without, say --unisolated"
-        )
-    return Isolation(level, layers)
+    confinement = Confinement(namespaces.Tree(root, files=files), at_most=at_most)
+    if child := confinement.fork():
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(status if status >= 0 else 128 - status)
+    isolation = confinement.restrict()
+    if confinement.listener >= 0:
+        os.close(confinement.listener)  # nobody answers: a connection fails instead of waiting
+    return isolation
+
+
+def confine_neighbour(level: Level, root: Path, child: int) -> None:
+    """Take from this process what it has no use for: it stands beside the app's and hears what that one says.
+
+    Raises:
+        LabError: it cannot be taken.
+    """
+    if level is Level.NONE:
+        return
+    if level is Level.SECCOMP:
+        _try(lambda: landlock.restrict(read=[*interpreter(), root], write=(), network=False))
+    # The app's own sockets are connected from here, in a network that has no other end.
+    spared = ("connect", "pidfd_getfd", "process_vm_readv") if level is Level.NAMESPACES else ()
+    signals = [os.getpid(), child]
+    steps = seccomp.program(sockets=(), own_tree=False, signals=signals, machine=platform.machine(), spared=spared)
+    if (refused := _try(lambda: seccomp.install(steps))) != OBTAINED:
+        raise LabError(f"no isolation is to be had here (seccomp: {refused}); to run without, say --unisolated")
 
 
 _RANDOM = (Path("/dev/urandom"), Path("/dev/random"))
-
-
-def _filter(*, own_tree: bool) -> None:
-    """What the filter lets through is then without any capability, too."""
-    linux.drop_capabilities()
-    seccomp.install(sockets=seccomp.OWN_LOOPBACK if own_tree else (), own_tree=own_tree)
 
 
 def _try(layer: Callable[[], object]) -> str:

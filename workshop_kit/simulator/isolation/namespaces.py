@@ -10,12 +10,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from workshop_kit.errors import LabError
 from workshop_kit.simulator.isolation import linux
@@ -50,28 +52,45 @@ _WRITTEN = {
 }
 
 
-def enter(root: Path, *, visible: Iterable[Path], files: Mapping[Path, bytes] = MappingProxyType({})) -> None:
-    """Go on as process 1 of new namespaces, in a file tree of its own; the caller's process waits for it and ends.
+class Tree(NamedTuple):
+    """What the file tree of an enclave holds.
 
-    To be called while the process has one thread. What is open stays open.
-
-    Args:
+    Attributes:
         root: an empty folder of the caller's, over which the tree is mounted where nobody else sees it.
-        visible: files and folders that stay, under their names and to be read only.
+        visible: files and folders of the machine that stay, under their names and to be read only.
         files: further ones, which this machine does not have.
+        copies: folders by the name that they have in the tree, where they can be written.
+        sockets: of the machine's, by the name that they have in the tree.
+    """
+
+    root: Path
+    visible: Iterable[Path] = ()
+    files: Mapping[Path, bytes] = MappingProxyType({})
+    copies: Mapping[Path, Path] = MappingProxyType({})
+    sockets: Mapping[Path, Path] = MappingProxyType({})
+
+
+def fork(tree: Tree) -> int:
+    """Fork into new namespaces: 0 in process 1 of them, in a file tree of its own; its number in this process.
+
+    Both share the network and the file tree from now on; this process keeps its place among the machine's processes,
+    and the other ends with it. To be called while there is one thread. What is open stays open.
 
     Raises:
         OSError: this machine forbids it; nothing has changed.
         LabError: a later step failed, half-way in: the process is of no use any more.
     """
-    _try_in_a_child(root)
+    _try_in_a_child(tree.root)
     try:
         inside = _separate()
-        _become_process_1()
         _raise_loopback()
-        _change_root(root, visible, files, inside)
+        child = os.fork()
+        if child == 0:
+            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+            _change_root(tree, inside)
     except OSError as error:
         raise LabError(f"namespaces: {error}; to do without them, say --isolation seccomp") from None
+    return child
 
 
 def _try_in_a_child(root: Path) -> None:
@@ -104,17 +123,6 @@ def _separate() -> tuple[int, int]:
     return inside
 
 
-def _become_process_1() -> None:
-    """Fork into the new process tree. The process outside passes on how the one inside ends, and takes it along."""
-    inside = os.fork()
-    if inside:
-        # Its descriptors are the other's now: the end of standard input must be seen by that one alone.
-        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
-        status = os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1])
-        os._exit(status if status >= 0 else 128 - status)
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _raise_loopback() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
@@ -122,20 +130,25 @@ def _raise_loopback() -> None:
     Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
 
 
-def _change_root(root: Path, visible: Iterable[Path], files: Mapping[Path, bytes], inside: tuple[int, int]) -> None:
+def _change_root(tree: Tree, inside: tuple[int, int]) -> None:
+    root = tree.root
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("tmpfs", str(root), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=64m")
     # Before what stays visible, which may be below the machine's /tmp.
     (root / "tmp").mkdir()
     linux.mount("tmpfs", str(root / "tmp"), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=256m")
     own = {Path("/", name): text.format(uid=inside[0], gid=inside[1]).encode() for name, text in _WRITTEN.items()}
-    for file, content in {**own, **files}.items():
+    for file, content in {**own, **tree.files}.items():
         target = root / file.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    for path in (*SYSTEM, *SETTINGS, *visible):
+    for target, source in tree.copies.items():
+        _copy(source, root / target.relative_to("/"))
+    for path in (*SYSTEM, *SETTINGS, *tree.visible):
         _show(path, root)
     _make_dev(root / "dev")
+    for target, source in tree.sockets.items():
+        _bind(source, root / target.relative_to("/"))
     for name in ("proc", "old"):
         (root / name).mkdir(exist_ok=True)
     # A container that hides parts of its own /proc gives none; what reads it inside finds it empty.
@@ -178,11 +191,22 @@ def _show(path: Path, root: Path) -> None:
     return None
 
 
+def _copy(source: Path, target: Path) -> None:
+    """A folder of the machine's as one of the enclave's own, in its memory, where the app may write."""
+    target.mkdir(parents=True, exist_ok=True)
+    linux.mount("tmpfs", str(target), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
+    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+
+
+def _bind(source: Path, target: Path) -> None:
+    target.touch()
+    linux.mount(str(source), str(target), flags=linux.MS_BIND)
+
+
 def _make_dev(folder: Path) -> None:
     folder.mkdir()
     for name in _DEVICES:
-        (folder / name).touch()
-        linux.mount(f"/dev/{name}", str(folder / name), flags=linux.MS_BIND)
+        _bind(Path("/dev", name), folder / name)
     for name, target in _LINKS.items():
         (folder / name).symlink_to(f"/proc/self/{target}")
     (folder / "shm").mkdir()

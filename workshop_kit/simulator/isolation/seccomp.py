@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
-import platform
 import socket
 from collections.abc import Iterable
 
 from workshop_kit.simulator.isolation import linux
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _FAIL_WITH = 0x7FFF0000, 0x00050000
-_NUMBER, _ARCHITECTURE, _ARGUMENT = 0, 4, (16, 24)  # offsets in struct seccomp_data; arguments by their low half
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+ALLOW, ASK, FAIL_WITH = 0x7FFF0000, 0x7FC00000, 0x00050000
+NUMBER, ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
 _X32 = 0x40000000
 _NEWEST_KNOWN = 480
 
@@ -27,6 +25,8 @@ _COLUMN = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "connect": (42, 203),
+    "sendto": (44, 206),
+    "prctl": (157, 167),
     "bind": (49, 200),
     "clone": (56, 220),
     "clone3": (435, 435),
@@ -127,7 +127,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
 }
-_DECIDED_BY_ARGUMENT = ("socket", "clone", "clone3", "kill", "tgkill", "prlimit64")
+_DECIDED_BY_ARGUMENT = ("socket", "clone", "clone3", "kill", "tgkill", "prlimit64", "prctl", "sendto")
 _NETWORK = ("connect", "bind")
 _PROCESSES = ("fork", "vfork", "execve", "execveat")
 _OTHER_PROCESSES = (
@@ -167,70 +167,108 @@ Step = tuple[int, int, int, int]
 """Code, jump if true, jump if false, operand."""
 
 
-def program(*, sockets: Iterable[int], own_tree: bool, own_pid: int, machine: str) -> list[Step]:
+def program(
+    *,
+    sockets: Iterable[int],
+    own_tree: bool,
+    signals: Iterable[int],
+    machine: str,
+    spared: Iterable[str] = (),
+    ends_with_parent: bool = False,
+) -> list[Step]:
     """The filter, for a processor by the name that `platform.machine` gives it.
 
     Args:
         sockets: families that may be opened; () leaves neither connect nor bind.
         own_tree: whether processes and files around the app are its own, so that it may start and signal the ones and
-            change the others' attributes. Without, it signals `own_pid` alone.
+            change the others' attributes.
+        signals: without a tree, the processes that may be signalled.
+        spared: calls that are left although others have no use for them.
+        ends_with_parent: the process may not change that it is killed when its parent ends.
 
     Raises:
         UnsupportedProcessorError: the processor is neither x86-64 nor arm64.
     """
-    if machine not in _COLUMN:
-        raise UnsupportedProcessorError(errno.ENOSYS, f"expected x86_64 or aarch64, this processor is {machine}")
-    column, architecture = _COLUMN[machine]
+    column, architecture = _column(machine)
     families = tuple(sockets)
-    steps: list[Step] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), _fail(errno.EPERM)]
-    steps += [(_LOAD, 0, 0, _NUMBER)]
+    steps: list[Step] = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, architecture), _fail(errno.EPERM)]
+    steps += [(LOAD, 0, 0, NUMBER)]
     # The x32 calls of x86-64 have the same meaning under other numbers; so may calls newer than this list.
-    steps += [(_AT_LEAST, 0, 1, _X32), _fail(errno.EPERM), (_AT_LEAST, 0, 1, _NEWEST_KNOWN), _fail(errno.ENOSYS)]
+    steps += [(AT_LEAST, 0, 1, _X32), _fail(errno.EPERM), (AT_LEAST, 0, 1, _NEWEST_KNOWN), _fail(errno.ENOSYS)]
     refused = _BEYOND_ANY_APP | (set() if families else {*_NETWORK}) | (set() if own_tree else _AMONG_ITS_OWN)
-    for name in sorted(refused):
+    for name in sorted(refused - set(spared)):
         steps += _when(_NUMBERS[name][column], [_fail(errno.EPERM)])
     # clone3 has its flags in memory, where a filter cannot look: the C library then falls back to clone.
     steps += _when(_NUMBERS["clone3"][column], [_fail(errno.ENOSYS)])
     steps += _when(_NUMBERS["clone"][column], _clone(own_tree))
     if not own_tree:
-        for name, targets in (("kill", [own_pid]), ("tgkill", [own_pid]), ("prlimit64", [0, own_pid])):
+        for name, targets in (("kill", signals), ("tgkill", signals), ("prlimit64", [0, *signals])):
             steps += _when(_NUMBERS[name][column], _only(0, targets, errno.EPERM))
+    if ends_with_parent:
+        steps += _when(_NUMBERS["prctl"][column], _all_but(0, linux.PR_SET_PDEATHSIG, errno.EPERM))
     steps += _when(_NUMBERS["socket"][column], _only(0, families, errno.EAFNOSUPPORT))
-    return [*steps, (_RETURN, 0, 0, _ALLOW)]
+    return [*steps, (RETURN, 0, 0, ALLOW)]
 
 
-def install(*, sockets: Iterable[int], own_tree: bool) -> None:
-    """Put the filter on this thread and on all that it starts from now on; call it before there are others.
+def install(steps: list[Step]) -> None:
+    """Put a filter on this thread and on all that it starts from now on; call it before there are others.
 
     Raises:
-        OSError: the kernel or the processor has none.
+        OSError: the kernel has none.
     """
-    steps = program(sockets=sockets, own_tree=own_tree, own_pid=os.getpid(), machine=platform.machine())
-    filter_ = (_Instruction * len(steps))(*(_Instruction(*step) for step in steps))
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    linux.call("prctl", linux.PR_SET_SECCOMP, 2, ctypes.byref(_Program(len(steps), filter_)), 0, 0)
+    linux.call("prctl", linux.PR_SET_SECCOMP, 2, ctypes.byref(loaded(steps)), 0, 0)
+
+
+def loaded(steps: list[Step]) -> _Program:
+    """A filter as the kernel takes it."""
+    filter_ = (_Instruction * len(steps))(*(_Instruction(*step) for step in steps))
+    return _Program(len(steps), filter_)
+
+
+def number_of(name: str, machine: str) -> int:
+    """A call's number on a processor that has it."""
+    number = _NUMBERS[name][_column(machine)[0]]
+    assert number is not None
+    return number
+
+
+def argument(place: int) -> int:
+    """The offset of a call's argument in struct seccomp_data: its lower half; the upper one is 4 bytes behind."""
+    return 16 + 8 * place
+
+
+def _column(machine: str) -> tuple[int, int]:
+    if machine not in _COLUMN:
+        raise UnsupportedProcessorError(errno.ENOSYS, f"expected x86_64 or aarch64, this processor is {machine}")
+    return _COLUMN[machine]
 
 
 def _fail(error: int) -> Step:
-    return (_RETURN, 0, 0, _FAIL_WITH | error)
+    return (RETURN, 0, 0, FAIL_WITH | error)
 
 
 def _when(number: int | None, steps: list[Step]) -> list[Step]:
     """`steps` for one call, which they end or leave as they found it; nothing where the call does not exist."""
-    return [] if number is None else [(_EQUAL, 0, len(steps), number), *steps]
+    return [] if number is None else [(EQUAL, 0, len(steps), number), *steps]
 
 
 def _clone(processes: bool) -> list[Step]:
     """No new namespaces; where the app starts no processes, threads alone."""
-    steps = [(_LOAD, 0, 0, _ARGUMENT[0]), (_ANY_BIT, 0, 1, _NEW_NAMESPACES), _fail(errno.EPERM)]
+    steps = [(LOAD, 0, 0, argument(0)), (ANY_BIT, 0, 1, _NEW_NAMESPACES), _fail(errno.EPERM)]
     if not processes:
-        steps += [(_ANY_BIT, 1, 0, _CLONE_THREAD), _fail(errno.EPERM)]
-    return [*steps, (_RETURN, 0, 0, _ALLOW)]
+        steps += [(ANY_BIT, 1, 0, _CLONE_THREAD), _fail(errno.EPERM)]
+    return [*steps, (RETURN, 0, 0, ALLOW)]
 
 
-def _only(argument: int, values: Iterable[int], error: int) -> list[Step]:
+def _only(place: int, values: Iterable[int], error: int) -> list[Step]:
     """Allow the call with one of these values as argument, and fail it with any other."""
-    steps: list[Step] = [(_LOAD, 0, 0, _ARGUMENT[argument])]
+    steps: list[Step] = [(LOAD, 0, 0, argument(place))]
     for value in values:
-        steps += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
+        steps += [(EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOW)]
     return [*steps, _fail(error)]
+
+
+def _all_but(place: int, value: int, error: int) -> list[Step]:
+    """Fail the call with this value as argument, and allow it with any other."""
+    return [(LOAD, 0, 0, argument(place)), (EQUAL, 0, 1, value), _fail(error), (RETURN, 0, 0, ALLOW)]

@@ -1,0 +1,225 @@
+"""The way out of an enclave, in a process of its own beside the app's: nothing leaves but through here.
+
+The enclave's own code hands in the manifest's allowlist before a line of the app runs, once. After that the app, or its
+libraries, may ask for a name and a port in two ways:
+
+    the kit's client     a message with one end of a socket pair, which becomes the connection (any level)
+    anything else        an ordinary connection, about which the kernel asks here first (a network of its own)
+
+What is allowed goes through the vsock channel to the parent instance, which resolves and dials; TLS stays between app
+and server. What is refused is on the console, with name, port and reason, and told nobody outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import socket
+import stat
+from collections import OrderedDict
+from typing import Any
+
+from workshop_kit.edges import tunnel
+from workshop_kit.edges.vsock import VsockAddress, VsockDevice
+from workshop_kit.errors import RemoteProtocolError
+from workshop_kit.service.egress import Allowlist, EgressDecision
+from workshop_kit.simulator.isolation.connects import Attempt, Watch
+from workshop_kit.simulator.names import Names, answer, question_of
+
+NAME_SERVER = ("127.0.0.1", 53)
+WATCH = b'{"watch": true}'
+"""The message that brings a filter's listener."""
+
+_LONGEST_MESSAGE = 64 * 1024
+_LONGEST_QUERY = 4096
+_PENDING = 1024
+"""Connections between the kernel's and ours that have not met yet; an app that leaves more behind loses the oldest."""
+
+_UNSEEN = ("127.", "0.0.0.0", "::1")
+"""Where an app's connections go without a question: its own loopback. `::` is not among them: it is given as ""."""
+
+
+class Gate:
+    """One enclave's way out.
+
+    Args:
+        channel: whence the app's process sends messages; each is one datagram.
+        device: the enclave's vsock device.
+        parent: where the parent instance takes what leaves.
+        processes: a descriptor of /proc as this process sees it, or -1.
+    """
+
+    def __init__(self, channel: socket.socket, device: VsockDevice, parent: VsockAddress, *, processes: int) -> None:
+        channel.setblocking(False)
+        self._channel = channel
+        self._device = device
+        self._parent = parent
+        self._processes = processes
+        self._names = Names()
+        self._allowlist: Allowlist | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._meant: OrderedDict[int, EgressDecision] = OrderedDict()
+        self._port = 0
+
+    async def open(self, network: tuple[socket.socket, socket.socket] | None) -> None:
+        """Begin to answer; `network`: a name server's socket and a listener in the app's network, where it has one."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._channel, self._message)
+        if network is None:
+            return
+        datagrams, listener = network
+        datagrams.setblocking(False)
+        loop.add_reader(datagrams, self._query, datagrams)
+        self._port = listener.getsockname()[1]
+        await asyncio.start_server(self._arrived, sock=listener)
+
+    # --- messages ----------------------------------------------------------------------------------------------------
+
+    def _message(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
+        except BlockingIOError:
+            return
+        handed = [socket.socket(fileno=each) if _is_socket(each) else each for each in descriptors]
+        try:
+            message = json.loads(data)
+            (kind,) = message
+            self._handle(kind, message[kind], *handed)
+        except (ValueError, TypeError, KeyError, AttributeError):  # an app may send anything at all
+            for each in handed:
+                each.close() if isinstance(each, socket.socket) else os.close(each)
+
+    def _handle(self, kind: str, value: Any, handed: socket.socket | int | None = None) -> None:
+        if kind == "allow" and self._allowlist is None:
+            pairs = [(str(domain), int(port)) for domain, port in value]
+            self._allowlist = Allowlist(pairs)
+            self._names.keep(domain for domain, _ in pairs)
+        elif kind == "watch" and isinstance(handed, int):
+            watch = Watch(handed, self._processes)
+            asyncio.get_running_loop().add_reader(watch, self._asked, watch)
+        elif kind == "connect" and isinstance(handed, socket.socket):
+            name, port = value
+            self._start(self._serve(handed, str(name), int(port)))
+        else:
+            raise ValueError(kind)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _decide(self, name: str, port: int) -> EgressDecision:
+        decision = (self._allowlist or Allowlist()).decide(name, port)
+        if not decision.allowed:
+            _log(decision)
+        return decision
+
+    # --- the kit's client --------------------------------------------------------------------------------------------
+
+    async def _serve(self, connection: socket.socket, name: str, port: int) -> None:
+        connection.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=connection)
+        decision = self._decide(name, port)
+        if decision.allowed:
+            await self._carry(decision, (reader, writer), says=True)
+        else:
+            writer.write(tunnel.answer(403, decision.reason))
+            await tunnel.close(writer)
+
+    async def _carry(self, decision: EgressDecision, inner: tunnel.Ends, *, says: bool) -> None:
+        """Through the channel; `says` whether whoever asked reads an answer before the first byte."""
+        try:
+            outer = await self._dial(decision)
+        except (OSError, RemoteProtocolError) as error:
+            refusal = decision._replace(allowed=False, reason=str(error))
+            _log(refusal)
+            if says:
+                inner[1].write(tunnel.answer(403, refusal.reason))
+                await tunnel.close(inner[1])
+            else:
+                inner[1].transport.abort()
+            return
+        _log(decision)
+        if says:
+            inner[1].write(tunnel.answer(200, "open"))
+        await tunnel.join(inner, outer)
+
+    async def _dial(self, decision: EgressDecision) -> tunnel.Ends:
+        """A tunnel that the parent instance has opened.
+
+        Raises:
+            OSError, RemoteProtocolError: there is none, with the reason.
+        """
+        channel = await self._device.connect(self._parent)
+        channel.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=channel)
+        try:
+            writer.write(tunnel.request(decision.name, decision.port))
+            status, reason = await tunnel.read_answer(reader)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        if status != 200:
+            await tunnel.close(writer)
+            raise RemoteProtocolError(reason)
+        return reader, writer
+
+    # --- an app's own connections ------------------------------------------------------------------------------------
+
+    def _query(self, datagrams: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            query, address = datagrams.recvfrom(_LONGEST_QUERY)
+            if question := question_of(query):
+                self._note_name(question[0])
+            if response := answer(query, self._names):
+                datagrams.sendto(response, address)
+
+    def _note_name(self, name: str) -> None:
+        """A look-up by itself could carry data out, in the name: so it is decided upon, and the name goes nowhere."""
+        allowlist = self._allowlist or Allowlist()
+        if not allowlist.names(name):
+            _log(allowlist.decide(name, NAME_SERVER[1]))
+
+    def _asked(self, watch: Watch) -> None:
+        if watch.ended:
+            asyncio.get_running_loop().remove_reader(watch)
+            watch.close()
+        elif attempt := watch.attempt():
+            self._judge(watch, attempt)
+
+    def _judge(self, watch: Watch, attempt: Attempt) -> None:
+        if not attempt.address or attempt.address.startswith(_UNSEEN) or attempt.address == "::":
+            return watch.let(attempt)
+        if attempt.datagram:
+            reason = "no datagram leaves an enclave"
+            _log(EgressDecision(self._meaning(attempt.address), attempt.port, False, reason))
+            return watch.fail(attempt, errno.ENETUNREACH)
+        decision = self._decide(self._meaning(attempt.address), attempt.port)
+        if not decision.allowed:
+            # As where packets are dropped, without the wait.
+            return watch.fail(attempt, errno.ETIMEDOUT)
+        if (port := watch.redirect(attempt, self._port)) is not None:
+            self._meant[port] = decision
+            while len(self._meant) > _PENDING:
+                self._meant.popitem(last=False)
+        return None
+
+    def _meaning(self, address: str) -> str:
+        return self._names.name_of(address) or address
+
+    async def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        decision = self._meant.pop(writer.get_extra_info("peername")[1], None)
+        if decision is None:  # an app that found this port
+            return writer.transport.abort()
+        return await self._carry(decision, (reader, writer), says=False)
+
+
+def _is_socket(descriptor: int) -> bool:
+    return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+
+
+def _log(decision: EgressDecision) -> None:
+    print(decision, flush=True)
