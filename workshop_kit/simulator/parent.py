@@ -10,6 +10,7 @@ import asyncio
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable, Coroutine
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,30 +93,28 @@ class ParentInstance:
             for server in servers:
                 server.close()
             self._calls_at.unlink(missing_ok=True)
-            self._loop.run_until_complete(_cut(asyncio.all_tasks(self._loop)))
+            self._loop.run_until_complete(_cut())
 
     async def _listen(self) -> tuple[asyncio.Server, asyncio.Server]:
-        inwards = await asyncio.start_server(self._carry, sock=self._listener, limit=_PIECE)
-        outwards = await asyncio.start_unix_server(self._let_out, sock=self._calls, limit=_PIECE)
+        inwards = await asyncio.start_server(self._each(self._carry), sock=self._listener, limit=_PIECE)
+        outwards = await asyncio.start_unix_server(self._each(self._egress_proxy.serve), sock=self._calls, limit=_PIECE)
         return inwards, outwards
+
+    def _each(self, serve: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
+        """Serve each connection, and cut it in the end: also one whose serving is cancelled before it begins."""
+
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = self._loop.create_task(serve(reader, writer))
+            task.add_done_callback(lambda _: writer.transport.abort())
+
+        return accepted
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             inner = await asyncio.open_unix_connection(str(self._enclave), limit=_PIECE)
         except OSError:
-            return writer.close()
-        except asyncio.CancelledError:  # the relay is closed
-            return writer.transport.abort()
-        try:
-            return await join((reader, writer), inner, self._remember)
-        except asyncio.CancelledError:
-            return None
-
-    async def _let_out(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await self._egress_proxy.serve(reader, writer)
-        except asyncio.CancelledError:
-            writer.transport.abort()
+            return
+        await join((reader, writer), inner, self._remember)
 
     def _remember(self, towards: int, data: bytes) -> None:
         self.seen.append(Seen(_DIRECTIONS[towards], data))
@@ -124,8 +123,9 @@ class ParentInstance:
             self._remembered -= len(self.seen.pop(0).data)
 
 
-async def _cut(carrying: set[asyncio.Task[None]]) -> None:
+async def _cut() -> None:
     await asyncio.sleep(0)  # what was accepted this moment begins, to be ended
+    carrying = asyncio.all_tasks() - {asyncio.current_task()}
     for task in carrying:
         task.cancel()
     await asyncio.gather(*carrying, return_exceptions=True)
