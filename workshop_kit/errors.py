@@ -11,6 +11,7 @@
     ├── ImageError                  an enclave image cannot be built or read
     ├── AccessDeniedError           the enclave proxy refuses a user, a role or a path
     ├── EgressDeniedError           nothing leaves the enclave to there
+    ├── ServiceError                the service behind the enclave proxy broke HTTP or its connection
     ├── NsmError                    the NSM API's own error codes
     └── LabError                    the simulated world cannot do what was asked
 
@@ -91,6 +92,10 @@ class AccessDeniedError(WorkshopKitError):
 
 class EgressDeniedError(WorkshopKitError):
     """A name or an address that the enclave's app does not reach, with the reason."""
+
+
+class ServiceError(WorkshopKitError):
+    """The service broke HTTP or its connection, and no client is to blame; it may have done what it was asked to."""
 
 
 class NsmError(WorkshopKitError):

@@ -32,6 +32,8 @@ FLOORS = tuple(
         "simulator.isolation simulator.isolation.* simulator.requirements simulator.build simulator.hypervisor"
         " simulator.machine simulator.control simulator.enclave simulator.parent simulator.boot simulator.gate"
         " simulator.inside simulator.doctor simulator.stand_in simulator.pythons simulator.dockerfile*"
+        " simulator.installing simulator.pip_words simulator.requirement_lines simulator.layout simulator.launch"
+        " simulator.supervisor"
         " shipped",
         "notebook notebook.* arguments inspection",
         "cli demo tasks __main__",

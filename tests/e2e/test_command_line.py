@@ -410,9 +410,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, app in apps.items():
         image = build_enclave(make_service(folder / name, app, "/")).image
         (folder / f"{name}.eif").write_bytes(image.encode())
-    based = make_service(folder / "based", APP, "/") / ".oblivious/service.yaml"
-    based.write_text(based.read_text().replace("workshop_asgi", "oblv_ubuntu_18_04_proxy_python_3_8"))
-    (folder / "based.eif").write_bytes(build_enclave(folder / "based").image.encode())
     good = (folder / "good.eif").read_bytes()
     (folder / "cut.eif").write_bytes(good[:-1])
     (folder / "flipped.eif").write_bytes(flip(good, len(good) // 2))
@@ -440,7 +437,6 @@ app = FastAPI(lifespan=lifespan)
         ("text", "begins with .eif"),
         ("cut", "the file is damaged, build it again"),
         ("flipped", "the file is damaged, build it again"),
-        ("based", "this simulator runs workshop_asgi, the image asks for oblv_ubuntu"),
     ],
 )
 def test_an_image_that_cannot_run_is_one_line(images: Path, image: str, words: str) -> None:

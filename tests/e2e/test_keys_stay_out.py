@@ -52,7 +52,7 @@ SNOOPING = (
     + FIND_KEYS
     + '''
 KEPT = []
-OWN = ("isolation", "inside", "gate", "names")
+OWN = ("isolation", "inside", "gate", "names", "container", "layout", "supervisor")
 
 def modules():
     """Of the simulator, apart from what confines this very process and serves in it."""

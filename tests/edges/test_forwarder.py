@@ -25,10 +25,10 @@ from proxied import Proxied
 
 from workshop_kit.channel.framing import MAX_DATA, MAX_HEAD, ONE_HOP, Headers, Record, RequestHead, encode_record
 from workshop_kit.edges import carrier, forwarder
-from workshop_kit.edges.forwarder import Forwarder, ServiceError
+from workshop_kit.edges.forwarder import Forwarder
 from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end
 from workshop_kit.edges.serving import LOOPBACK, BackgroundServer, bind
-from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
+from workshop_kit.errors import LocalProtocolError, RemoteProtocolError, ServiceError
 from workshop_kit.service.manifest import parse_manifest
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -492,6 +492,7 @@ CUT: dict[str, tuple[str, bytes]] = {
     "an interim response alone": ("GET", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "a length and no body": ("GET", OK + b"content-length: 4\r\n\r\n"),
     "a length and half the body": ("GET", OK + b"content-length: 4\r\n\r\nbo"),
+    "a length in capitals and half the body": ("GET", OK + b"CONTENT-LENGTH: 4\r\n\r\nbo"),
     "half a chunk": ("GET", CHUNKED + b"\r\n4\r\nbo"),
     "no last chunk": ("GET", CHUNKED + b"\r\n4\r\nbody\r\n"),
     "no end of the trailers": ("GET", CHUNKED + b"\r\n4\r\nbody\r\n0\r\nx-t: 1\r\n"),
@@ -505,7 +506,6 @@ NOT_HTTP: dict[str, tuple[str, bytes]] = {
     "HTTP/2 in HTTP/1's spelling": ("GET", b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n"),
     "HTTP/0.9": ("GET", b"HTTP/0.9 200 OK\r\ncontent-length: 0\r\n\r\n"),
     "lines without CR": ("GET", b"HTTP/1.1 200 OK\ncontent-length: 4\n\nbody"),
-    "a folded field": ("GET", OK + b"x-a: 1\r\n 2\r\n\r\n"),
     "NUL in a value": ("GET", OK + b"x-a: 1\x002\r\n\r\n"),
     "a space behind a name": ("GET", OK + b"x-a : 1\r\n\r\n"),
     "a status of two digits": ("GET", b"HTTP/1.1 20 OK\r\n\r\n"),
@@ -574,8 +574,12 @@ async def test_a_connection_that_is_reset_ends_no_response(response: bytes) -> N
 
 @pytest.mark.parametrize("before", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["alone", "with an interim one"])
 @pytest.mark.parametrize("excess", [0, 1])
+@pytest.mark.parametrize("size", [MAX_DATA, 1000], ids=["at once", "in pieces"])
 @run
-async def test_a_response_has_a_head_of_at_most_64_kib(before: bytes, excess: int) -> None:
+async def test_a_response_has_a_head_of_at_most_64_kib(
+    before: bytes, excess: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarder, "READ_SIZE", size)
     start, end = before + OK + b"x-a: ", b"\r\n\r\n"
     value = b"a" * (MAX_HEAD - len(start) - len(end) + excess)
     asking = Asking()
@@ -798,6 +802,26 @@ async def test_a_client_that_went_before_it_asked_is_not_asked_for() -> None:
         await Forwarder(made.port)(scope_of(), receive, asking.send)
         assert asking.sent == []
         await made.had_no_connection()
+
+
+@run
+async def test_what_a_server_says_behind_the_end_of_a_request_adds_nothing_to_it() -> None:
+    """Uvicorn says that there is no more of it, as often as it is asked."""
+    asking, heard = Asking(b"", b"body"), []
+    more: list[Message] = [{"type": "http.request", "body": b"more", "more_body": False}] * 2
+
+    async def receive() -> Message:
+        if asking.left:
+            return await asking.receive()
+        return more.pop() if more else {"type": "http.disconnect"}
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del writer
+        heard.append((await reader.read()).partition(b"\r\n\r\n")[2])
+
+    async with service(handle) as made:
+        await Forwarder(made.port)(scope_of("POST"), receive, asking.send)
+    assert heard == [b"4\r\nbody\r\n0\r\n\r\n"]
 
 
 def listening(asked: asyncio.Event, heard: list[bytes], response: bytes = b"") -> Handle:
@@ -1116,6 +1140,19 @@ async def test_a_response_that_is_cut_is_seen_to_be_cut_by_the_client(proxy: For
         await talk.say(b"", end=True)
         with pytest.raises(RemoteProtocolError, match="cut"):
             await talk.hear_all()
+
+
+@pytest.mark.parametrize("name", ["nothing", "half a head", "words", "a head without end", "two lengths"])
+@run
+async def test_what_is_no_response_is_a_sealed_502_with_one_line(proxy: Forwarding, name: str) -> None:
+    """The service's fault, and neither the client's (400) nor the enclave proxy's (500)."""
+    _, response = (CUT | NOT_HTTP)[name]
+    async with service(answering(response)) as made:
+        proxy.port = made.port
+        heard = await through(proxy, RequestHead(b"GET", b"/", ()))
+    assert heard.status == 502
+    assert heard.body.startswith(b"expected ")
+    assert len(heard.body.splitlines()) == 1
 
 
 @run

@@ -144,6 +144,16 @@ def test_a_character_whose_small_letter_is_ascii_is_not_that_letter() -> None:
     assert "in ASCII" in refused("\u212ab.example", allowlist=listed)
 
 
+@pytest.mark.parametrize("name", ["example.com", "EXAMPLE.com.", "api.example.org"])
+def test_a_listed_name_is_known_whatever_the_port(name: str) -> None:
+    assert LISTED.names(name)
+
+
+@pytest.mark.parametrize("name", ["", "com", "sub.example.com", "example.com..", "\u212ab.example"])
+def test_a_name_that_no_port_allows_is_not_known(name: str) -> None:
+    assert not Allowlist([("example.com", 443), ("kb.example", 443)]).names(name)
+
+
 @pytest.mark.parametrize("port", [0, -1, 65536, 10**9, 10**5000], ids=["0", "-1", "65536", "10^9", "10^5000"])
 def test_a_port_is_a_number_of_16_bits_and_not_nought(port: int) -> None:
     decision = Allowlist([("example.com", port)]).decide("example.com", port)
@@ -300,6 +310,11 @@ KINDS = {
 @pytest.mark.parametrize(("address", "kind"), KINDS.items())
 def test_a_special_address_is_refused_for_what_it_is(address: str, kind: str) -> None:
     assert kind in unreachable(address)
+
+
+def test_what_holds_no_address_inside_is_not_said_to_hold_one() -> None:
+    assert unreachable("::1") == "loopback (RFC 4291)"
+    assert unreachable("::") == "unspecified (RFC 4291)"
 
 
 @pytest.mark.parametrize(

@@ -169,13 +169,20 @@ def test_byte_code_is_not_measured(service: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("installer", INSTALLERS, indirect=True)
-@pytest.mark.parametrize("text", ["./wheels/absent-1.0-py3-none-any.whl\n", "???\n", "-r elsewhere.txt\n"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("./wheels/absent-1.0-py3-none-any.whl\n", "the requirements cannot be installed with Python"),
+        ("???\n", "the requirements cannot be installed with Python"),
+        ("-r elsewhere.txt\n", "expected a file elsewhere.txt, which -r names, got none"),
+    ],
+)
 def test_requirements_that_cannot_be_installed_are_refused_in_one_line(
-    service: Path, cache: Path, installer: str, text: str
+    service: Path, cache: Path, installer: str, text: str, words: str
 ) -> None:
     del installer
     (service / "requirements.txt").write_text(text)
-    with pytest.raises(ImageError, match="the requirements cannot be installed with Python") as caught:
+    with pytest.raises(ImageError, match=words) as caught:
         build_enclave(service)
     assert "\n" not in str(caught.value)
     assert not list(cache.rglob(".complete"))

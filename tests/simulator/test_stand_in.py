@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from workshop_kit.edges.egress_proxy import EgressProxy
+from workshop_kit.edges.serving import bind
 from workshop_kit.edges.tunnel import close
 from workshop_kit.service.egress import EgressDecision
 from workshop_kit.simulator.stand_in import StandInInternet
@@ -240,9 +241,11 @@ def test_no_key_lies_in_a_file_and_no_thread_goes_on(tmp_path: Path, monkeypatch
 
 
 def test_once_closed_it_is_not_reached_and_may_be_closed_again() -> None:
+    """Even where another process listens by now where it did."""
     with StandInInternet(NAMES) as internet:
         pass
-    for port in (80, 443):
-        with pytest.raises(ConnectionRefusedError):
-            asyncio.run(internet.dial(GOOD, port))
+    with bind(internet._plain.port), bind(internet._secure.port):
+        for port in (80, 443):
+            with pytest.raises(ConnectionRefusedError):
+                asyncio.run(internet.dial(GOOD, port))
     internet.close()

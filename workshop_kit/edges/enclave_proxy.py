@@ -23,7 +23,7 @@ from workshop_kit.edges import carrier
 from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end, has_no_body
 from workshop_kit.edges.nsm_device import NsmDevice, attest
 from workshop_kit.edges.user_key import wrap_key
-from workshop_kit.errors import AccessDeniedError, NsmError, RemoteProtocolError
+from workshop_kit.errors import AccessDeniedError, NsmError, RemoteProtocolError, ServiceError
 from workshop_kit.service.access import User, Users, decide, forwarded_headers
 from workshop_kit.service.manifest import Manifest
 
@@ -140,6 +140,8 @@ class EnclaveProxy:
             await self._app(self._scope(head, decision.path, user), request.receive, response.send)
         except RemoteProtocolError:
             raise
+        except ServiceError as error:
+            return await response.abort(502, str(error))
         except Exception:  # noqa: BLE001  the app's own: its traceback goes to the enclave's console, as a server's does
             traceback.print_exc(file=sys.stderr)
         return await response.abort(500, "the app gave no answer; its traceback, if any, is on the enclave's console")

@@ -16,7 +16,7 @@ from workshop_kit.channel.framing import MAX_DATA, MAX_HEAD, Headers
 from workshop_kit.edges.carrier import chunk
 from workshop_kit.edges.enclave_proxy import Message, Receive, Scope, Send
 from workshop_kit.edges.message import content_length, end_to_end, has_no_body
-from workshop_kit.errors import RemoteProtocolError, WorkshopKitError
+from workshop_kit.errors import RemoteProtocolError, ServiceError
 
 READ_SIZE = MAX_DATA
 """Bytes of a response that are read at once: as many as a record holds."""
@@ -28,10 +28,6 @@ CONNECT_TIMEOUT = 10.0
 _START = re.compile(rb"[!-~]+ (?:/[!-~]*|\*) HTTP/1\.1")
 _NAME = re.compile(rb"[!-9;-~]+")
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
-
-
-class ServiceError(WorkshopKitError):
-    """The service broke HTTP or its connection, and no client is to blame; it may have done what it was asked to."""
 
 
 class Forwarder:
@@ -136,8 +132,7 @@ class _Connection:
     async def send(self, data: bytes) -> None:
         """Send, or let go what the service no longer takes."""
         try:
-            if not self._broken:
-                await self._loop.sock_sendall(self._socket, data)
+            await self._loop.sock_sendall(self._socket, data)
         except OSError:
             self._broken = True
 
@@ -274,8 +269,10 @@ class _Response:
             raise _unlike("chunked as the one transfer coding", repr(codings[:40]))
         try:
             content_length(self._headers)
-        except RemoteProtocolError:
-            raise _unlike("one content-length of at most 18 digits", "another") from None
+            for name, value in self._headers:
+                _field(name, value)  # some versions of the parser leave a space behind a name
+        except RemoteProtocolError as error:
+            raise ServiceError(f"{error}: look into the service's own log") from None
         return {"type": "http.response.start", "status": self._status, "headers": end_to_end(self._headers)}
 
     # Called by httptools.

@@ -109,7 +109,7 @@ class Allowlist:
 
     def names(self, name: str) -> bool:
         """Whether `name` may be reached at some port."""
-        return _bare(name).lower() in self._ports
+        return name.isascii() and _bare(name).lower() in self._ports
 
     def _missing(self, name: str, port: int) -> str:
         if name in self._ports:

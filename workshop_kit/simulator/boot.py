@@ -25,12 +25,14 @@ if __name__ == "__main__":
     sys.path.insert(0, str(BASE))
 
 from workshop_kit.edges.vsock import EGRESS_PORT, VsockAddress, VsockDevice  # noqa: E402
-from workshop_kit.errors import WorkshopKitError  # noqa: E402
+from workshop_kit.errors import LabError, WorkshopKitError  # noqa: E402
 from workshop_kit.evidence.handed_in import HandedIn  # noqa: E402
-from workshop_kit.simulator.gate import NAME_SERVER, WATCH, Gate  # noqa: E402
-from workshop_kit.simulator.isolation import linux  # noqa: E402
+from workshop_kit.simulator.container import Plan  # noqa: E402
+from workshop_kit.simulator.gate import NAME_SERVER, Gate  # noqa: E402
+from workshop_kit.simulator.isolation import connects, linux  # noqa: E402
 from workshop_kit.simulator.isolation.levels import Confinement, Level, confine_neighbour  # noqa: E402
 from workshop_kit.simulator.isolation.namespaces import Tree  # noqa: E402
+from workshop_kit.simulator.layout import lay_out, read_plan  # noqa: E402
 
 ROOT = BASE.parent
 DEFAULT_CONFIG = Path("/usr/runtime.yaml")
@@ -40,8 +42,17 @@ NSM = Path("/dev/nsm")
 """Where an app finds the NSM in a tree of its own, as under Linux on Nitro."""
 
 
+_NO_PLACE_TO_LISTEN = (
+    "this service listens by itself, with libraries and files of its own, which needs namespaces (here: {}); "
+    "run it where `workshop doctor` finds them, or as an ASGI app on the built-in base"
+)
+
+
 class Devices(NamedTuple):
-    """What the hypervisor gives an enclave: descriptors, but for the first and the last."""
+    """What the hypervisor gives an enclave: its devices are descriptors.
+
+    `visible` is what its service runs on beside the enclave's own interpreter: an environment and its Python.
+    """
 
     level: Level
     listener: int
@@ -50,10 +61,12 @@ class Devices(NamedTuple):
     vsock: int
     report: int
     parent_cid: int
+    visible: tuple[Path, ...]
 
     @classmethod
-    def from_arguments(cls, level: str, *numbers: str) -> Devices:
-        return cls(Level(level), *map(int, numbers))
+    def from_arguments(cls, level: str, *more: str) -> Devices:
+        listener, nsm, nsm_of_app, vsock, report, parent_cid = map(int, more[:6])
+        return cls(Level(level), listener, nsm, nsm_of_app, vsock, report, parent_cid, tuple(map(Path, more[6:])))
 
 
 def main(devices: Devices) -> None:
@@ -66,25 +79,38 @@ def main(devices: Devices) -> None:
     processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY) if Path("/proc").is_dir() else -1
     try:
         handed_in = HandedIn.decode(message)
-        tree = Tree(ROOT, files=_configuration(handed_in.runtime_config), sockets={NSM: ROOT / "nsm"})
-        confinement = Confinement(tree, at_most=devices.level)
+        plan = read_plan(ROOT / "application")
+        tree = Tree(ROOT, devices.visible, _configuration(handed_in.runtime_config), sockets={NSM: ROOT / "nsm"})
+        confinement = Confinement(_with(tree, plan), at_most=devices.level, holds_app=plan is None)
         if child := confinement.fork():
             os.close(alive)
             theirs.close()
             _be_the_gate(devices, confinement.level, child, ours, processes)
+        if plan is not None and confinement.level is not Level.NAMESPACES:
+            raise LabError(_NO_PLACE_TO_LISTEN.format(confinement.layers["namespaces"]))
         ours.close()
         os.close(processes) if processes >= 0 else None
         _follow(alive, dead, devices)
         isolation = confinement.restrict()
         if confinement.listener >= 0:
-            socket.send_fds(theirs, [WATCH], [confinement.listener])
-            os.close(confinement.listener)
+            connects.hand_over(theirs, confinement.listener)
     except WorkshopKitError as error:
         os.write(devices.report, f"{error}\n".encode())
         sys.exit(1)
     from workshop_kit.simulator.inside import Inside
 
-    Inside(ROOT / "application", handed_in, isolation, devices.report, theirs).run(devices.listener, devices.nsm)
+    inside = Inside(ROOT / "application", handed_in, isolation, devices.report, theirs)
+    inside.run(devices.listener, devices.nsm, plan, environment=next(iter(devices.visible), None))
+
+
+def _with(tree: Tree, plan: Plan | None) -> Tree:
+    """The tree, with a container's files where its plan puts them."""
+    if plan is None:
+        return tree
+    staging = ROOT / "container"
+    staging.mkdir()
+    copies, files = lay_out(plan, ROOT / "application" / "service", staging)
+    return tree._replace(copies=copies, files={**files, **tree.files})
 
 
 def _configuration(handed_in: bytes | None) -> dict[Path, bytes]:

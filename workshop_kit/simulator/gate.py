@@ -30,9 +30,6 @@ from workshop_kit.simulator.isolation.connects import Attempt, Watch
 from workshop_kit.simulator.names import Names, answer, question_of
 
 NAME_SERVER = ("127.0.0.1", 53)
-WATCH = b'{"watch": true}'
-"""The message that brings a filter's listener."""
-
 _LONGEST_MESSAGE = 64 * 1024
 _LONGEST_QUERY = 4096
 _PENDING = 1024

@@ -2,7 +2,8 @@
 
     kernel, command line    constants that name the simulator
     ramdisk 1 → PCR1        the kit's modules that run inside the enclave
-    ramdisk 2 → PCR2        service/: the author's folder; users.yaml and distributions.txt, where the build has them
+    ramdisk 2 → PCR2        service/: the author's folder; users.yaml, distributions.txt, plan.json and
+                            authorities.pem, where the build has them
 
 Files count as bytes. Their times, owners and modes do not, so the same folder and the same kit give the same PCRs on
 every machine. What the enclave takes from the machine, CPython and the libraries of the built-in base, is not measured.
@@ -16,6 +17,7 @@ from pathlib import Path
 from workshop_kit.errors import ImageError
 from workshop_kit.evidence.cpio import Entry, Link, read_archive, stays_inside, write_archive
 from workshop_kit.evidence.eif import EnclaveImage
+from workshop_kit.simulator.container import PLAN
 
 ENCLAVE_MODULES = (
     "__init__.py",
@@ -28,6 +30,7 @@ ENCLAVE_MODULES = (
     "edges/carrier.py",
     "edges/egress_client.py",
     "edges/enclave_proxy.py",
+    "edges/forwarder.py",
     "edges/message.py",
     "edges/nsm_device.py",
     "edges/serving.py",
@@ -48,6 +51,7 @@ ENCLAVE_MODULES = (
     "service/strict_yaml.py",
     "simulator/__init__.py",
     "simulator/boot.py",
+    "simulator/container.py",
     "simulator/gate.py",
     "simulator/inside.py",
     "simulator/isolation/__init__.py",
@@ -57,13 +61,17 @@ ENCLAVE_MODULES = (
     "simulator/isolation/linux.py",
     "simulator/isolation/namespaces.py",
     "simulator/isolation/seccomp.py",
+    "simulator/launch.py",
+    "simulator/layout.py",
     "simulator/names.py",
+    "simulator/supervisor.py",
 )
 """Every module of the kit that an enclave's processes load. A test compares this with a running enclave's."""
 
 KIT = Path(__file__).resolve().parents[1]
 BOOT_SCRIPT = "workshop_kit/simulator/boot.py"
 SERVICE, USERS, DISTRIBUTIONS = "service", "users.yaml", "distributions.txt"
+AUTHORITIES = "authorities.pem"
 LEFT_OUT = frozenset({"__pycache__", ".git", ".DS_Store"})
 """Names that never belong to a service, wherever they stand. All others are measured and handed to the enclave."""
 
@@ -78,6 +86,8 @@ def assemble_image(
     name: str,
     users: str = "",
     distributions: str = "",
+    plan: str = "",
+    authorities: bytes = b"",
     kit: Path = KIT,
 ) -> EnclaveImage:
     """The image of a service.
@@ -87,12 +97,16 @@ def assemble_image(
         name: for the metadata, which are not measured.
         users: the text of users.yaml, where users are given at build time.
         distributions: the text of distributions.txt, where the service brings requirements of its own.
+        plan: the text of plan.json, where it runs on another base than the built-in one.
+        authorities: certificates in PEM that the service trusts in what it reaches.
         kit: the package whose modules become ramdisk 1.
     """
     bootstrap = {f"workshop_kit/{module}": (kit / module).read_bytes() for module in ENCLAVE_MODULES}
     application: dict[str, Entry] = {f"{SERVICE}/{path}": entry for path, entry in service.items()}
     application |= {USERS: users.encode()} if users else {}
     application |= {DISTRIBUTIONS: distributions.encode()} if distributions else {}
+    application |= {PLAN: plan.encode()} if plan else {}
+    application |= {AUTHORITIES: authorities} if authorities else {}
     return EnclaveImage(
         kernel=_KERNEL,
         cmdline=_CMDLINE,

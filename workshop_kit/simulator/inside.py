@@ -15,17 +15,21 @@ from typing import NoReturn, cast
 
 from workshop_kit.edges.egress_client import GATE
 from workshop_kit.edges.enclave_proxy import AsgiApp, EnclaveProxy
+from workshop_kit.edges.forwarder import Forwarder
 from workshop_kit.edges.nsm_device import SocketNsmDevice, extend_and_lock
 from workshop_kit.edges.serving import Server
 from workshop_kit.errors import LabError, ManifestError, WorkshopKitError
 from workshop_kit.evidence.handed_in import READY, HandedIn
 from workshop_kit.evidence.pcr import Pcr
 from workshop_kit.service.access import Users
-from workshop_kit.service.manifest import BUILT_IN_BASE, MANIFEST_PATH, Manifest, parse_manifest
+from workshop_kit.service.manifest import MANIFEST_PATH, Manifest, parse_manifest
 from workshop_kit.service.strict_yaml import read_document, text_of
+from workshop_kit.simulator.container import Plan, script_of
+from workshop_kit.simulator.isolation import linux
 from workshop_kit.simulator.isolation.levels import Isolation
+from workshop_kit.simulator.supervisor import Supervisor
 
-USERS, DISTRIBUTIONS = "users.yaml", "distributions.txt"
+USERS, AUTHORITIES = "users.yaml", "authorities.pem"
 
 
 class Inside:
@@ -46,8 +50,8 @@ class Inside:
         self.report = report
         self.gate = gate
 
-    def run(self, vsock: int, nsm: int) -> None:
-        """Serve until standard input ends."""
+    def run(self, vsock: int, nsm: int, plan: Plan | None, *, environment: Path | None) -> None:
+        """Serve until standard input ends: on the built-in base, or what a plan starts in an environment."""
         threading.Thread(target=_die_with_the_hypervisor, daemon=True).start()
         device = SocketNsmDevice(socket.socket(fileno=nsm))
         try:
@@ -60,10 +64,36 @@ class Inside:
             self._open_the_gate(manifest)
         except WorkshopKitError as error:
             self._refuse(error)
-        app = _load_app(self.application / "service")
+        _trust_the_images_authorities(self.application)
+        port = manifest.traffic.inbound[0].port
+        app = _load_app(self.application / "service") if plan is None else Forwarder(port)
         proxy = EnclaveProxy(app, manifest=manifest, users=users, nsm=device)
-        server = Server(proxy, on_ready=self._say_ready, lifespan="on")
-        asyncio.run(server.serve(sockets=[socket.socket(fileno=vsock)]))
+        supervisor = None if plan is None else self._supervisor(plan, environment)
+        asyncio.run(self._serve(proxy, socket.socket(fileno=vsock), supervisor, port))
+
+    async def _serve(
+        self, proxy: EnclaveProxy, listener: socket.socket, services: Supervisor | None, port: int
+    ) -> None:
+        if services is not None:
+            try:
+                await services.start(port)
+            except LabError as error:
+                print(error, flush=True)  # behind the service's own words, which say more
+                os._exit(1)
+        await Server(proxy, on_ready=self._say_ready, lifespan="on").serve(sockets=[listener])
+
+    def _supervisor(self, plan: Plan, environment: Path | None) -> Supervisor:
+        # Other processes of the same user would read this one's memory, with the sessions' keys in it.
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
+        service = self.application / "service"
+        commands = {
+            name: command if (script := script_of(command)) is None else (str(service / script),)
+            for name, command in plan.services.items()
+        }
+        path = [f"{environment}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
+        own = {"PATH": ":".join(path), "HOME": os.environ["TMPDIR"], "PYTHONUNBUFFERED": "1"}
+        variables = {**os.environ, **own, "VIRTUAL_ENV": str(environment), **plan.environment}
+        return Supervisor(commands, environment=variables, folder=Path(plan.workdir), gate=self.gate)
 
     def _open_the_gate(self, manifest: Manifest) -> None:
         """Hand in the allowlist, once and for all, and let the app find the way out."""
@@ -91,14 +121,14 @@ def _manifest(application: Path) -> Manifest:
     file = application / "service" / MANIFEST_PATH
     if not file.exists():
         raise ManifestError(f"expected {MANIFEST_PATH} in the image's second ramdisk, got none; build it again")
-    manifest = parse_manifest(file.read_text())
-    if manifest.base_image != BUILT_IN_BASE:
-        raise LabError(f"base_image: this simulator runs {BUILT_IN_BASE}, the image asks for {manifest.base_image}")
-    if (application / DISTRIBUTIONS).exists():
-        raise LabError(
-            f"{BUILT_IN_BASE} runs services on its own libraries, the image brings others; it can only be measured"
-        )
-    return manifest
+    return parse_manifest(file.read_text())
+
+
+def _trust_the_images_authorities(application: Path) -> None:
+    """Where the image brings certificates, the app's libraries trust those and none of the machine's."""
+    file = application / AUTHORITIES
+    if file.is_file():
+        os.environ.update(dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), str(file)))
 
 
 def _users(application: Path, manifest: Manifest, handed_in: bytes | None) -> Users:

@@ -21,8 +21,9 @@ from workshop_kit.edges.vsock import PROXY_PORT, VsockAddress, listen, listen_at
 from workshop_kit.errors import ImageError, LabError
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.evidence.handed_in import READY
-from workshop_kit.simulator.image import BOOT_SCRIPT, unpack
+from workshop_kit.simulator.image import BOOT_SCRIPT, DISTRIBUTIONS, SERVICE, unpack
 from workshop_kit.simulator.isolation.levels import Isolation, Level
+from workshop_kit.simulator.layout import read_plan
 from workshop_kit.simulator.nsm import Nsm
 
 BOOT_TIMEOUT = 60.0
@@ -91,7 +92,8 @@ class Machine:
         nsm, nsm_of_app, vsock = (socket.socketpair() for _ in range(3))
         self._report, report = os.pipe()
         theirs = (listener.fileno(), nsm[1].fileno(), nsm_of_app[1].fileno(), vsock[1].fileno(), report)
-        arguments = (self.launch.level.value, *map(str, theirs), str(self.launch.parent_cid))
+        numbers = map(str, (*theirs, self.launch.parent_cid))
+        arguments = (self.launch.level.value, *numbers, *await asyncio.to_thread(_libraries, self._root))
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-u", str(self._root / "base" / BOOT_SCRIPT), *arguments),
@@ -225,6 +227,21 @@ class Machine:
             connection.close()
             raise
         return connection
+
+
+def _libraries(root: Path) -> list[str]:
+    """The environment of a service that brings requirements, and the installation of its Python.
+
+    Raises:
+        ImageError: this machine has not the distributions that the image measures, and cannot install them.
+    """
+    application = root / "application"
+    if (plan := read_plan(application)) is None:
+        return []
+    # Late: an enclave on the built-in base needs none of this.
+    from workshop_kit.simulator.requirements import measured_environment
+
+    return list(map(str, measured_environment(plan, application / SERVICE, (application / DISTRIBUTIONS))))
 
 
 async def _read_line(descriptor: int) -> bytes:

@@ -68,6 +68,7 @@ class ParentInstance:
         self.egress: deque[EgressDecision] = deque(maxlen=_REMEMBERED_DECISIONS)
         self._egress_proxy = EgressProxy(internet or RealInternet(), on_decision=self.egress.append)
         self._remembered = 0
+        self._serving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._relaying = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"parent-instance-{self.port}")
@@ -105,6 +106,8 @@ class ParentInstance:
 
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = self._loop.create_task(serve(reader, writer))
+            self._serving.add(task)  # the loop itself would let go of a task that waits
+            task.add_done_callback(self._serving.discard)
             task.add_done_callback(lambda _: writer.transport.abort())
 
         return accepted

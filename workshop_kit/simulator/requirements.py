@@ -6,23 +6,30 @@ for another system, which brings other files, gives another.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from workshop_kit.errors import ImageError
+from workshop_kit.simulator.container import Plan
+from workshop_kit.simulator.installing import Installer, Runner
+from workshop_kit.simulator.pip_words import essence
+from workshop_kit.simulator.pythons import Python, ask, find_python, own_python
+from workshop_kit.simulator.requirement_lines import Line, digests, read_lines
 
 REQUIREMENTS = "requirements.txt"
+THIS_PYTHON = own_python().path
+
+_COMPLETE, _BASE = ".complete", ".base"
 _WRITTEN_BY_INSTALLERS = frozenset(
     {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "provenance_url.json", "uv_build.json", "uv_cache.json"}
 )
-_TIMEOUT = 900
 
 
 def has_requirements(text: str) -> bool:
@@ -30,63 +37,115 @@ def has_requirements(text: str) -> bool:
     return any(line.strip() and not line.strip().startswith("#") for line in text.splitlines())
 
 
-def environment_for(requirements: bytes, folder: Path) -> Path:
+def text_of_requirements(plan: Plan) -> bytes:
+    """A plan's requirements as one requirements file."""
+    return "".join(f"{line}\n" for line in plan.requirements).encode()
+
+
+def environment_for(
+    requirements: bytes, folder: Path, *, python: Path = THIS_PYTHON, base: str = "", file: str = REQUIREMENTS
+) -> Path:
     """The virtual environment that holds what `requirements` asks for, made where this machine has none yet.
 
-    Relative paths in it begin at `folder`.
+    Two builds that want the same one at the same time wait for each other; what a killed one left is made anew.
+
+    Args:
+        folder: where relative paths begin.
+        python: an interpreter that `find_python` gave.
+        base: the version that base_image names, for messages.
+        file: what `requirements` is from, for messages.
 
     Raises:
-        ImageError: the requirements cannot be installed; the message ends with the installer's last words.
+        ImageError: the requirements cannot be installed; one line says what is in the way.
     """
-    named = [hashlib.sha256(data).hexdigest() for data in _named_files(requirements.decode("utf-8", "replace"), folder)]
-    key = hashlib.sha256(json.dumps([sys.version, sys.executable, named]).encode() + requirements).hexdigest()[:32]
+    lines = read_lines(requirements, folder, file=file)
+    described = ask(python)
+    if described is None:
+        raise ImageError(f"{python}: expected a Python that works, got none; install it anew")
+    known_by = [described.version, str(described.path), digests(lines, folder)]
+    key = hashlib.sha256(json.dumps(known_by).encode()).hexdigest()[:32]
     environment = _cache() / "environments" / key
-    if not (environment / ".complete").exists():
-        shutil.rmtree(environment, ignore_errors=True)
-        _install(environment, requirements, folder)
-        (environment / ".complete").touch()
+    if not (environment / _COMPLETE).exists():
+        with _locked(key) as lock:
+            # Whoever held the lock before may have made it.
+            if not (environment / _COMPLETE).exists():
+                _make_anew(environment, lines, Runner(folder, lock=lock), described, base)
     return environment
 
 
-def _named_files(requirements: str, folder: Path) -> Iterator[bytes]:
-    """The distributions that are named by path: tomorrow other bytes may stand there."""
-    for word in requirements.split():
-        path = folder / word.removeprefix("file://")
-        if path.is_file():
-            yield path.read_bytes()
+def measured_environment(plan: Plan, folder: Path, listed: Path) -> tuple[Path, Path]:
+    """The environment that a plan's image was measured with, and the installation of its Python.
+
+    Args:
+        listed: the file of what `distribution_list` gave when the image was built.
+
+    Raises:
+        ImageError: this machine has others, or cannot install them.
+    """
+    python, _ = find_python(plan.python)
+    environment = environment_for(text_of_requirements(plan), folder, python=python, base=plan.python)
+    wanted = set(listed.read_text().splitlines()) if listed.is_file() else set()
+    if others := sorted(wanted ^ set(distribution_list(environment).splitlines())):
+        raise ImageError(
+            f"expected the distributions that the image measures, got others on this machine "
+            f"({others[0].partition(' ')[0]} differs): build the image here, or run it where it was built"
+        )
+    return environment, python.parent.parent
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enclave-workshop"
 
 
-def _install(environment: Path, requirements: bytes, folder: Path) -> None:
-    environment.mkdir(parents=True)
-    file = environment / REQUIREMENTS
-    file.write_bytes(requirements)
-    # -I: a json.py in the folder, the working directory, is not to run at build time.
-    _run([sys.executable, "-I", "-m", "venv", "--clear", "--without-pip", str(environment)], folder)
-    file.write_bytes(requirements)  # --clear took it along
-    python = str(environment / "bin" / "python")
-    uv = shutil.which("uv")
-    if uv:
-        _run([uv, "pip", "install", "--quiet", "--python", python, "-r", str(file)], folder)
-    else:
-        _run([sys.executable, "-I", "-m", "pip", "--python", python, "install", "--quiet", "-r", str(file)], folder)
-
-
-def _run(command: list[str], folder: Path) -> None:
+@contextlib.contextmanager
+def _locked(key: str) -> Iterator[int]:
+    """A descriptor that holds the lock on a cache entry. It is let go when the last process that has it ends."""
+    locks = _cache() / "locks"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False, cwd=folder)
-    except subprocess.TimeoutExpired:
-        raise ImageError(f"the requirements were not installed within {_TIMEOUT} s") from None
-    if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise ImageError(f"the requirements cannot be installed with Python {sys.version.split()[0]}: {words}")
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = os.open(locks / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ImageError(f"cannot write to {locks}: {error.strerror}; name another folder in XDG_CACHE_HOME") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _make_anew(environment: Path, lines: tuple[Line, ...], runner: Runner, python: Python, base: str) -> None:
+    shutil.rmtree(environment, ignore_errors=True)
+    try:
+        _make(environment, lines, runner, python, base)
+    except BaseException:
+        shutil.rmtree(environment, ignore_errors=True)
+        raise
+
+
+def _make(environment: Path, lines: tuple[Line, ...], runner: Runner, python: Python, base: str) -> None:
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    # -I: a json.py in the folder, the working directory, is not to run at build time.
+    without_pip = [] if lines and python.has_pip else ["--without-pip"]
+    status, said = runner.run([str(python.path), "-I", "-m", "venv", *without_pip, str(environment)])
+    if status:
+        raise ImageError(f"Python {python.minor} makes no environment: {essence(said)}; is its package for venv there?")
+    # pip, and setuptools beside it, belong to the Python as its standard library does.
+    (environment / _BASE).write_text(_listed(environment))
+    if lines:
+        Installer(environment, lines, runner=runner, python=python, base=base).install()
+    (environment / _COMPLETE).touch()
 
 
 def distribution_list(environment: Path) -> str:
-    """One line a distribution: name, version and SHA-256 of its files, in order. It is measured into PCR2."""
+    """One line a distribution: name, version and SHA-256 of its files, in order. It is measured into PCR2.
+
+    What came with the environment's Python and is as it came, pip itself, is not listed.
+    """
+    came_along = (environment / _BASE).read_text().splitlines()
+    return "".join(f"{line}\n" for line in _listed(environment).splitlines() if line not in came_along)
+
+
+def _listed(environment: Path) -> str:
     (site,) = (environment / "lib").glob("python*/site-packages")
     found = sorted(distributions(path=[str(site)]), key=lambda each: each.name.lower())
     return "".join(f"{each.name.lower()}=={each.version} sha256:{_digest(each)}\n" for each in found)

@@ -30,6 +30,16 @@ _LONGEST_ADDRESS = 128
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
+WATCH = b'{"watch": true}'
+"""The message that brings a filter's listener to whoever answers what it asks."""
+
+
+def hand_over(answerer: socket.socket, listener: int) -> None:
+    """Let another process answer what a filter asks."""
+    socket.send_fds(answerer, [WATCH], [listener])
+    os.close(listener)
+
+
 class Attempt(NamedTuple):
     """A thread of the app's that waits for leave to connect a socket, or to send a datagram.
 
