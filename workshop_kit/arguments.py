@@ -223,6 +223,31 @@ def runtime_config(file: Path | None) -> bytes | None:
     return data
 
 
+def build_args(texts: list[str]) -> dict[str, str]:
+    """Build arguments from `NAME=VALUE`; the build holds them against the manifest."""
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, (name, equals, _) in zip(texts, pairs, strict=True) if not name or not equals]:
+        raise typer.BadParameter(f"expected NAME=VALUE, got {wrong[0][:60]!r}", param_hint="--build-arg")
+    given = {name: value for name, _, value in pairs}
+    if len(given) < len(pairs):
+        raise typer.BadParameter("expected each name once, got one again", param_hint="--build-arg")
+    return given
+
+
+def authorities(file: Path | None) -> bytes:
+    """Certificates in PEM, or nothing."""
+    if file is None:
+        return b""
+    data = readable(file)
+    try:
+        x509.load_pem_x509_certificates(data)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{file}: expected certificates in PEM, got something else", param_hint="--authorities"
+        ) from None
+    return data
+
+
 def parse_users(texts: list[str], manifest: Manifest) -> Users:
     """Users from `NAME[:ROLE]=FILE`; a role may be left out where the manifest has one only."""
     try:

@@ -76,11 +76,22 @@ def build(
         Path | None, typer.Option(metavar="FILE", help="Sign: the certificate, in PEM.")
     ] = None,
     private_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Sign: its private key, in PEM.")] = None,
+    build_arg: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="One of the manifest's build_args; may be repeated.")
+    ] = None,
+    authorities: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificates in PEM that the service trusts; measured.")
+    ] = None,
 ) -> None:
     """Build a service folder into an enclave image, and print its measurements."""
     from workshop_kit.simulator.build import build_enclave
 
-    made = build_enclave(folder, users=arguments.users_for_folder(user or [], folder))
+    made = build_enclave(
+        folder,
+        users=arguments.users_for_folder(user or [], folder),
+        build_args=arguments.build_args(build_arg or []),
+        authorities=arguments.authorities(authorities),
+    )
     image, measured = arguments.signed(made.image, signing_certificate, private_key)
     values = ReferenceValues(measured).to_json()
     target = output or Path(f"{folder.resolve().name}.eif")
@@ -119,6 +130,9 @@ def run(
     unisolated: Annotated[
         bool, typer.Option("--unisolated", help="None at all: the app may do what you may. Evidence says so.")
     ] = False,
+    parent_cid: Annotated[
+        int, typer.Option(min=2, max=2**32 - 2, help="By which the enclave calls its parent: 3 on Nitro, 2 under QEMU.")
+    ] = 3,
 ) -> None:
     """Run an enclave image in a simulated Nitro, until Ctrl-C."""
     from workshop_kit.simulator.enclave import run_enclave
@@ -130,7 +144,13 @@ def run(
     arguments.end_on_sigterm()
     level = arguments.isolation(isolation, unisolated=unisolated)
     with run_enclave(
-        image, port=port, debug_mode=debug_mode, users=people, runtime_config=config, isolation=level
+        image,
+        port=port,
+        debug_mode=debug_mode,
+        users=people,
+        runtime_config=config,
+        isolation=level,
+        parent_cid=parent_cid,
     ) as enclave:
         if enclave.isolation.level is not Level.NAMESPACES:
             _note(f"warning: {enclave.isolation}")

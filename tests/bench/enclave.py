@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +42,24 @@ class Served:
         anchor = TrustAnchor.from_certificate(enclave.root)
         policy = Policy(reference_values=ReferenceValues(self.image.measurements()), trust_anchor=anchor)
         return httpx.Client(transport=AttestedTransport(enclave.url, self.user, policy), base_url="http://enclave")
+
+
+@contextmanager
+def listening_by_itself(served: Served) -> Iterator[Enclave]:
+    """The same app in a process of its own inside its enclave, under plain uvicorn, with this Python's libraries."""
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory) / "millionaires"
+        shutil.copytree(SERVICE, folder)
+        manifest = folder / ".oblivious" / "service.yaml"
+        manifest.write_text(manifest.read_text().replace("workshop_asgi", "another_base"))
+        script = folder / ".oblivious" / "services" / "server" / "run"
+        script.parent.mkdir(parents=True)
+        command = f"{sys.executable} -m uvicorn app:app --host 0.0.0.0 --port 80 --log-level error"
+        script.write_text(f"#!/bin/sh\ncd /code\nexec {command}\n")
+        image = build_enclave(folder).image
+        users = Users((User("Alice", "querier", served.user.public_bytes),))
+        with run_enclave(image, users=users) as enclave:
+            yield enclave
 
 
 @contextmanager
@@ -99,6 +119,9 @@ def rows() -> list[tuple[str, str, float]]:
         found.append(("a request, isolated", "unisolated", ratio(seconds, "isolated", "unisolated")))
         everybody = _pss(_tree(isolated.infrastructure.pid))
         found.append(("memory of all processes", "plain uvicorn's", everybody / _pss({plain})))
+    with listening_by_itself(served) as enclave, uvicorn() as (_, plain):
+        everybody = _pss(_tree(enclave.infrastructure.pid))
+        found.append(("memory, a service by itself", "plain uvicorn's", everybody / _pss({plain})))
     return found
 
 

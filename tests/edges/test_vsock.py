@@ -64,6 +64,7 @@ def directory() -> Iterator[Path]:
 async def test_a_connection_through_the_device_carries_bytes_both_ways() -> None:
     asked: list[VsockAddress] = []
     near, far = socket.socketpair()
+    far.settimeout(DEADLINE)
 
     async def dial(address: VsockAddress) -> socket.socket:
         asked.append(address)

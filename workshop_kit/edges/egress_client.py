@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -36,6 +37,9 @@ async def open_connection(name: str, port: int) -> tunnel.Ends:
     except RemoteProtocolError as error:
         await tunnel.close(writer)
         raise EgressDeniedError(f"{name}:{port}: {error}") from None
+    except BaseException:  # whoever asked waits no longer
+        writer.transport.abort()
+        raise
     if status != 200:
         await tunnel.close(writer)
         raise EgressDeniedError(f"{name}:{port}: {reason}")
@@ -44,6 +48,8 @@ async def open_connection(name: str, port: int) -> tunnel.Ends:
 
 def _ask(name: str, port: int) -> socket.socket:
     """One end of a socket pair; the other goes to the gate, and becomes the connection."""
+    if not inside_an_enclave():
+        raise OSError(errno.ENODEV, "expected a gate, got none: this process runs in no enclave")
     ours, theirs = socket.socketpair()
     message = json.dumps({"connect": [name, port]}).encode()
     with contextlib.closing(theirs), socket.socket(fileno=os.dup(int(os.environ[GATE]))) as gate:

@@ -6,9 +6,13 @@ On real hardware a driver for /dev/nsm stands here, and nothing above it changes
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import socket
+from pathlib import Path
 from typing import Protocol
 
+from workshop_kit.errors import LabError
 from workshop_kit.evidence import nsm_api
 
 _LENGTH = 4
@@ -33,6 +37,34 @@ class SocketNsmDevice:
         async with self._turn:
             await send_message(self._connection, data)
             return await receive_message(self._connection)
+
+
+DEVICE = Path("/dev/nsm")
+"""The NSM's name in a file tree of the enclave's own."""
+
+NSM = "WORKSHOP_NSM"
+"""The variable that says through which descriptor an app asks its NSM, where it has no tree of its own."""
+
+
+def open_nsm() -> SocketNsmDevice:
+    """An app's own NSM device, with the API's requests and error codes; a driver for Linux's device is a drop-in.
+
+    Raises:
+        LabError: this process is in no enclave.
+    """
+    if DEVICE.is_socket():
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(str(DEVICE))
+        return SocketNsmDevice(connection)
+    if NSM in os.environ:
+        return _inherited(int(os.environ[NSM]))
+    raise LabError("expected an NSM, got none: this process runs in no enclave")
+
+
+@functools.cache
+def _inherited(descriptor: int) -> SocketNsmDevice:
+    """One for all who ask: on one connection, questions take turns."""
+    return SocketNsmDevice(socket.socket(fileno=os.dup(descriptor)))
 
 
 async def attest(device: NsmDevice, *, user_data: bytes, nonce: bytes, public_key: bytes) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     # The image's own modules, before any that is installed on the machine.
     sys.path.insert(0, str(BASE))
 
+from workshop_kit.edges.nsm_device import DEVICE, NSM  # noqa: E402
 from workshop_kit.edges.vsock import EGRESS_PORT, VsockAddress, VsockDevice  # noqa: E402
 from workshop_kit.errors import LabError, WorkshopKitError  # noqa: E402
 from workshop_kit.evidence.handed_in import HandedIn  # noqa: E402
@@ -37,9 +39,6 @@ from workshop_kit.simulator.layout import lay_out, read_plan  # noqa: E402
 ROOT = BASE.parent
 DEFAULT_CONFIG = Path("/usr/runtime.yaml")
 """Where services look for their configuration; only a file tree of the enclave's own can have it."""
-
-NSM = Path("/dev/nsm")
-"""Where an app finds the NSM in a tree of its own, as under Linux on Nitro."""
 
 
 _NO_PLACE_TO_LISTEN = (
@@ -80,8 +79,9 @@ def main(devices: Devices) -> None:
     try:
         handed_in = HandedIn.decode(message)
         plan = read_plan(ROOT / "application")
-        tree = Tree(ROOT, devices.visible, _configuration(handed_in.runtime_config), sockets={NSM: ROOT / "nsm"})
+        tree = Tree(ROOT, devices.visible, _configuration(handed_in.runtime_config), sockets={DEVICE: ROOT / "nsm"})
         confinement = Confinement(_with(tree, plan), at_most=devices.level, holds_app=plan is None)
+        gc.freeze()
         if child := confinement.fork():
             os.close(alive)
             theirs.close()
@@ -131,7 +131,7 @@ def _follow(alive: int, dead: int, devices: Devices) -> None:
     os.dup2(alive, 0)
     for descriptor in (alive, dead, devices.vsock):
         os.close(descriptor)
-    os.environ["WORKSHOP_NSM"] = str(devices.nsm_of_app)
+    os.environ[NSM] = str(devices.nsm_of_app)
 
 
 # --- the gate's side -------------------------------------------------------------------------------------------------

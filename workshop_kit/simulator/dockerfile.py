@@ -6,6 +6,7 @@ hold is refused, or left out with a note that says so.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -196,6 +197,8 @@ class _Reading:
             self.requirements += [f"-r {REQUIREMENTS}"] if REQUIREMENTS in files else []
         elif isinstance(text, Link):
             raise ImageError(f"{self.file}: expected a file, got a link; replace it by what it leads to")
+        elif importlib.util.find_spec("dockerfile_parse") is None:
+            raise ImageError(f"{self.file}: expected the package dockerfile-parse to read it, got none; install it")
         else:
             for at in read_instructions(text, self.file):
                 self._take(at)

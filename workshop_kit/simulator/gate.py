@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import json
 import os
 import socket
@@ -34,9 +35,6 @@ _LONGEST_MESSAGE = 64 * 1024
 _LONGEST_QUERY = 4096
 _PENDING = 1024
 """Connections between the kernel's and ours that have not met yet; an app that leaves more behind loses the oldest."""
-
-_UNSEEN = ("127.", "0.0.0.0", "::1")
-"""Where an app's connections go without a question: its own loopback. `::` is not among them: it is given as ""."""
 
 
 class Gate:
@@ -58,8 +56,9 @@ class Gate:
         self._names = Names()
         self._allowlist: Allowlist | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._meant: OrderedDict[int, EgressDecision] = OrderedDict()
+        self._meant: OrderedDict[tuple[str, int], EgressDecision] = OrderedDict()
         self._port = 0
+        self._looked_up = ""
 
     async def open(self, network: tuple[socket.socket, socket.socket] | None) -> None:
         """Begin to answer; `network`: a name server's socket and a listener in the app's network, where it has one."""
@@ -85,7 +84,8 @@ class Gate:
             message = json.loads(data)
             (kind,) = message
             self._handle(kind, message[kind], *handed)
-        except (ValueError, TypeError, KeyError, AttributeError):  # an app may send anything at all
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, OSError):
+            # An app may send anything at all.
             for each in handed:
                 each.close() if isinstance(each, socket.socket) else os.close(each)
 
@@ -97,7 +97,7 @@ class Gate:
         elif kind == "watch" and isinstance(handed, int):
             watch = Watch(handed, self._processes)
             asyncio.get_running_loop().add_reader(watch, self._asked, watch)
-        elif kind == "connect" and isinstance(handed, socket.socket):
+        elif kind == "connect" and isinstance(handed, socket.socket) and handed.type == socket.SOCK_STREAM:
             name, port = value
             self._start(self._serve(handed, str(name), int(port)))
         else:
@@ -177,29 +177,36 @@ class Gate:
     def _note_name(self, name: str) -> None:
         """A look-up by itself could carry data out, in the name: so it is decided upon, and the name goes nowhere."""
         allowlist = self._allowlist or Allowlist()
-        if not allowlist.names(name):
+        if not allowlist.names(name) and name != self._looked_up:  # a library asks for both kinds of address
+            self._looked_up = name
             _log(allowlist.decide(name, NAME_SERVER[1]))
 
     def _asked(self, watch: Watch) -> None:
-        if watch.ended:
-            asyncio.get_running_loop().remove_reader(watch)
-            watch.close()
-        elif attempt := watch.attempt():
-            self._judge(watch, attempt)
+        try:
+            if not watch.ended:
+                if attempt := watch.attempt():
+                    self._judge(watch, attempt)
+                return
+        except OSError as error:  # the app has handed over something else
+            print(f"egress: expected the listener of a filter, got something else ({error.strerror})", flush=True)
+        asyncio.get_running_loop().remove_reader(watch)
+        watch.close()
 
     def _judge(self, watch: Watch, attempt: Attempt) -> None:
-        if not attempt.address or attempt.address.startswith(_UNSEEN) or attempt.address == "::":
+        if not attempt.address or _is_own(attempt.address):
             return watch.let(attempt)
-        if attempt.datagram:
-            reason = "no datagram leaves an enclave"
-            _log(EgressDecision(self._meaning(attempt.address), attempt.port, False, reason))
+        if attempt.datagram or watch.sends_datagrams(attempt):
+            # Resolvers connect without a port, to see which address they would have, and send nothing.
+            if attempt.port:
+                reason = "no datagram leaves an enclave"
+                _log(EgressDecision(self._meaning(attempt.address), attempt.port, False, reason))
             return watch.fail(attempt, errno.ENETUNREACH)
         decision = self._decide(self._meaning(attempt.address), attempt.port)
         if not decision.allowed:
             # As where packets are dropped, without the wait.
             return watch.fail(attempt, errno.ETIMEDOUT)
-        if (port := watch.redirect(attempt, self._port)) is not None:
-            self._meant[port] = decision
+        if (own := watch.redirect(attempt, self._port)) is not None:
+            self._meant[own] = decision
             while len(self._meant) > _PENDING:
                 self._meant.popitem(last=False)
         return None
@@ -207,11 +214,19 @@ class Gate:
     def _meaning(self, address: str) -> str:
         return self._names.name_of(address) or address
 
-    async def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        decision = self._meant.pop(writer.get_extra_info("peername")[1], None)
+    def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        address, port = writer.get_extra_info("peername")[:2]
+        decision = self._meant.pop((address, port), None)
         if decision is None:  # an app that found this port
-            return writer.transport.abort()
-        return await self._carry(decision, (reader, writer), says=False)
+            writer.transport.abort()
+        else:
+            self._start(self._carry(decision, (reader, writer), says=False))
+
+
+def _is_own(address: str) -> bool:
+    """Whether it leads to the app's own loopback, as the unspecified address does."""
+    parsed = ipaddress.ip_address(address)
+    return parsed.is_loopback or parsed.is_unspecified
 
 
 def _is_socket(descriptor: int) -> bool:

@@ -29,6 +29,7 @@ ENCLAVE_MODULES = (
     "edges/__init__.py",
     "edges/carrier.py",
     "edges/egress_client.py",
+    "edges/egress_httpx.py",
     "edges/enclave_proxy.py",
     "edges/forwarder.py",
     "edges/message.py",

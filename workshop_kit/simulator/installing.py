@@ -6,6 +6,7 @@ fail more often than not. A package that has none here is built from source, by 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -147,6 +148,8 @@ class Installer:
 
     def _examine(self, wanted: str) -> Findings:
         """Ask pip for a build of one package, as it is set up and the author's file says, and read why it has none."""
+        if importlib.util.find_spec("packaging") is None:
+            raise ImageError(f"{wanted}: expected a build, got none; to know why, install the package packaging")
         options = [line.text for line in self._lines if re.match("-(?!c )", line.text)]
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "requirements.txt"

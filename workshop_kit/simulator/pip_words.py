@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 300
 _FILE = re.compile(r"/([^/\s#?]+\.(?:whl|tar\.gz|zip|tar\.bz2))(?=[#?\s)]|$)")
+_ADDRESS = re.compile(r"\w[\w+.-]*://[^\s'\",;)]+")
 _ASKS = re.compile(r"\(requires-python:([^)]*)\)")
 _NO_NETWORK = re.compile(
     r"connection broken by|connection error|Max retries exceeded|Failed to establish|Failed to connect"
@@ -227,7 +228,14 @@ def _last(said: str) -> str:
 
 def _clean(text: str) -> str:
     """Without addresses, places in temporary files, and line breaks."""
-    text = re.sub(r"\w[\w+.-]*://[^\s'\"]*?([^\s'\"/]*)/?(?=[\s'\",;)]|$)", r"…/\1", text)
+    text = _ADDRESS.sub(lambda found: _end_of(found[0]), text)
+    text = re.sub(r"host='[^']*'", "host='…'", text)
     text = re.sub(r"\(from (line|-r) [^)]*\)+", "", text)
     text = re.sub(r"(?<![\w.])/[^\s'\"]*/(?=requirements\.txt)", "", text)
     return " ".join(text.split())
+
+
+def _end_of(address: str) -> str:
+    """The last name of an address's path: a file, not a host, and nothing of what may be secret."""
+    names = [name for name in urllib.parse.urlsplit(address).path.split("/") if name]
+    return f"…/{names[-1]}" if names else "…"

@@ -82,7 +82,8 @@ def _path(text: str) -> str:
 
 def _refuse_folder(text: str, folder: Path, file: str) -> None:
     """Of a folder, pip makes a wheel in that very folder: the service's, which was read already."""
-    if re.match(r"\.{0,2}/|\.{1,2}$", text) and (folder / text.partition("[")[0].strip()).is_dir():
+    path = re.split(r"[\[;]", text)[0].strip()
+    if re.match(r"\.{0,2}/|\.{1,2}$", path) and (folder / path).is_dir():
         raise ImageError(f"{file}: expected distributions, got the folder {text!r}; put a wheel of it into the folder")
 
 

@@ -1,6 +1,6 @@
 """Where the app's connections go: the kernel asks before each, and the answer comes from another process.
 
-A filter hands every `connect`, and every datagram with an address, to whoever holds its listener (seccomp's user
+A filter hands every `connect`, and every `sendto` with an address, to whoever holds its listener (seccomp's user
 notification, Linux 5.6). A connection that may go on is made by that other process, on the app's own socket, to
 another address: to the app it is a connection like any other. Nothing depends on what the app changes in its memory
 meanwhile, since its network has no other end: whoever slips through reaches the app's own loopback.
@@ -138,24 +138,29 @@ class Watch:
         """Let the call fail with this `errno`."""
         self._answer(attempt, error=-error)
 
-    def redirect(self, attempt: Attempt, port: int) -> int | None:
-        """Connect the app's socket to this port of its loopback instead; its own port, or None where that failed.
+    def sends_datagrams(self, attempt: Attempt) -> bool:
+        """Whether the app's socket is of another kind than a stream; also where it is none any more."""
+        try:
+            with self._socket_of(attempt) as theirs:
+                return theirs.type != socket.SOCK_STREAM
+        except OSError:
+            return True
+
+    def redirect(self, attempt: Attempt, port: int) -> tuple[str, int] | None:
+        """Connect the app's socket to this port of its loopback instead; its own address, or None where that failed.
 
         To be followed by nothing: the app has its answer.
         """
         try:
             with self._socket_of(attempt) as theirs:
-                if theirs.type != socket.SOCK_STREAM:
-                    self.fail(attempt, errno.ENETUNREACH)
-                    return None
                 here = "::ffff:127.0.0.1" if theirs.family == socket.AF_INET6 else "127.0.0.1"
                 error = theirs.connect_ex((here, port))
-                own = int(theirs.getsockname()[1])
+                address, own = theirs.getsockname()[:2]
         except OSError as gone:
             self.fail(attempt, gone.errno or errno.EPERM)
             return None
         self._answer(attempt, error=-error)
-        return own if error in (0, errno.EINPROGRESS) else None
+        return (address.removeprefix("::ffff:"), own) if error in (0, errno.EINPROGRESS) else None
 
     def _socket_of(self, attempt: Attempt) -> socket.socket:
         process = linux.syscall(_PIDFD_OPEN, ctypes.c_int(self._process_of(attempt.thread)), ctypes.c_uint(0))

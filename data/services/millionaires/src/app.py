@@ -55,10 +55,11 @@ async def settings() -> Any:
 @router.get("/call")
 async def call(url: str) -> str:
     import httpx  # here, so that the service starts without it where nothing may leave
+    from workshop_kit.edges.egress_httpx import async_client  # here too: it needs httpx
 
     try:
-        # trust_env=False: a proxy named by the environment would see, and choose, where the request goes.
-        async with httpx.AsyncClient(follow_redirects=True, timeout=CALL_SECONDS, trust_env=False) as client:
+        # It takes no proxy from the environment, which would see, and choose, where the request goes.
+        async with async_client(follow_redirects=True, timeout=CALL_SECONDS) as client:
             return (await client.get(url)).text
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise HTTPException(408, str(error) or type(error).__name__) from error
