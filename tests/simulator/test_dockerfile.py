@@ -372,6 +372,14 @@ def test_a_command_that_is_left_out_is_noted_with_the_reason(run: str, why: str)
     assert [note for note in notes if note.startswith(f"there/{DOCKERFILE}:3: RUN ") and why in note]
 
 
+def test_a_requirements_file_that_a_command_above_may_have_brought_is_noted() -> None:
+    text = "RUN git clone https://example.com/a/b\nRUN cd b && pip install -r requirements.txt\n"
+    _, notes = plan(text + USUAL)
+    assert notes[1] == (
+        f"there/{DOCKERFILE}:2: RUN pip install -r requirements.txt: not run: what it names is not there"
+    )
+
+
 def test_a_requirements_file_that_no_copy_brings_is_refused() -> None:
     """Installing system packages above does not bring it either."""
     text = "RUN apt-get update\nRUN pip install -r /code/requirements.txt\nCOPY requirements.txt /code/"
