@@ -245,7 +245,7 @@ def folder(tmp_path: Path, cache: Path) -> Path:
 
 def environment(folder: Path, *lines: str, base: str = "") -> Path:
     """The environment for these lines, which pip looks for in packages/ alone."""
-    text = "\n".join(["--no-index", "--find-links packages", *lines, ""])
+    text = "\n".join(["--no-index", "-f packages", *lines, ""])
     return environment_for(text.encode(), folder, base=base)
 
 
@@ -351,6 +351,15 @@ def test_a_build_that_fails_is_told_in_one_line(folder: Path) -> None:
         environment(folder, "tinysource")
 
 
+def test_a_file_that_a_distribution_lists_and_lacks_counts_as_absent(folder: Path) -> None:
+    """It can be gone, as what another distribution overwrote and took along; that is another digest."""
+    write_wheel(folder / "packages", "tinydist", "1.0", FILES)
+    made = environment(folder, "tinydist")
+    before = distribution_list(made)
+    next(made.rglob("tinydist.py")).unlink()
+    assert distribution_list(made) != before
+
+
 def test_pins_that_exclude_each_other_are_told_with_who_asks_for_them(folder: Path) -> None:
     write_wheel(folder / "packages", "tinydist", "1.0", FILES)
     with pytest.raises(ImageError, match=r"these exclude each other: .*tinydist==1.0.*tinydist==2.0"):
@@ -384,7 +393,7 @@ def test_what_a_killed_build_left_is_made_anew_once_its_installer_has_ended(fold
     note = f"open({str(log)!r}, 'a').write"
     slow = f"seconds = 0 if os.path.exists({str(log)!r}) else 4; {note}('begin '); time.sleep(seconds); {note}('end ')"
     write_source(folder / "packages", "tinysource", "1.0", action=slow)
-    text = b"--no-index\n--find-links packages\ntinysource\n"
+    text = b"--no-index\n-f packages\ntinysource\n"
     script = (
         "from pathlib import Path; from workshop_kit.simulator.requirements import environment_for; "
         f"environment_for({text!r}, Path({str(folder)!r}))"

@@ -27,7 +27,7 @@ _TABLE = {
     "dropped with its value": "--progress-bar --timeout --default-timeout --retries --cache-dir --log"
     " --root-user-action --upgrade-strategy",
     "kept": "--no-index --pre --prefer-binary --require-hashes",
-    "kept with its value": "-i --extra-index-url --trusted-host --no-binary --only-binary",
+    "kept with its value": "-i --trusted-host --no-binary --only-binary --extra-index-url",
     "path": "-r -c -f",
 }
 _KIND = {option: kind for kind, options in _TABLE.items() for option in options.split()}

@@ -121,8 +121,9 @@ class Installer:
 
     def _install_with_pip(self, file: Path, sources: list[str]) -> str:
         """What pip says where it fails; "" where it does not."""
-        from_source = ["--use-pep517", "--no-binary", ",".join(sources)] if sources else []
-        arguments = ["--progress-bar", "off", "--only-binary", ":all:", *from_source, "-r", str(file)]
+        # An old pip would let some sources install themselves, which leaves no list of what they brought.
+        how = ["--use-pep517", "--only-binary", ":all:", *(["--no-binary", ",".join(sources)] if sources else [])]
+        arguments = ["--progress-bar", "off", *how, "-r", str(file)]
         status, said = self._runner.run([*self._pip(), "install", *_QUICKLY, *arguments])
         return (said or f"pip ended with {status}") if status else ""
 

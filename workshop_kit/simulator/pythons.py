@@ -23,11 +23,12 @@ OLDEST = 7
 """Minor version: what came before 3.7 has no pip that today's packages can be installed with."""
 
 _SECONDS = 10.0
+_HOMEBREW = Path("/opt") / "homebrew"
 _USUAL = (
     "/usr/local/bin",
     "/usr/bin",
-    "/opt/homebrew/bin",
-    "/opt/homebrew/opt/python@{}/bin",
+    str(_HOMEBREW / "bin"),
+    str(_HOMEBREW / "opt" / "python@{}" / "bin"),
     "/usr/local/opt/python@{}/bin",
     "/Library/Frameworks/Python.framework/Versions/{}/bin",
 )

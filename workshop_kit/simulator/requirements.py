@@ -157,6 +157,7 @@ def _digest(distribution: Distribution) -> str:
         # Byte code and start scripts hold the environment's path; installers note where a wheel came from.
         if file.suffix == ".pyc" or file.name in _WRITTEN_BY_INSTALLERS or str(file).startswith(".."):
             continue
-        content = hashlib.sha256(Path(str(file.locate())).read_bytes()).hexdigest()
+        place = Path(str(file.locate()))
+        content = hashlib.sha256(place.read_bytes()).hexdigest() if place.is_file() else "absent"
         digest.update(f"{file.as_posix()} {content}\n".encode())
     return digest.hexdigest()
