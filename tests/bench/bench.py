@@ -115,9 +115,9 @@ def main() -> None:
     rows = [(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items()]
     rows.append(("import of the verifier", "cbor2 and cryptography.x509", import_ratio()))
     rows += enclave_rows()
-    print(f"{'what':<24} {'over':<34} ratio")
+    print(f"{'what':<27} {'over':<34} ratio")
     for name, base, value in rows:
-        print(f"{name:<24} {base:<34} {value:.2f}")
+        print(f"{name:<27} {base:<34} {value:.2f}")
     print("ratios of tenth percentiles, one interleaved run, both sides in one process but for imports")
     print(f"appraised: {what}")
 
