@@ -32,7 +32,7 @@ DOCKERFILE = """\
 WORKDIR /code
 COPY ./requirements.txt /code/requirements.txt
 RUN pip install -r /code/requirements.txt
-ENV GREETING=hello
+ENV GREETING=hello PATH=/srv/tools:$PATH
 COPY ./src/ /code/
 """
 SERVER = """\

@@ -90,9 +90,9 @@ class Inside:
             name: command if (script := script_of(command)) is None else (str(service / script),)
             for name, command in plan.services.items()
         }
-        path = [f"{environment}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
-        own = {"PATH": ":".join(path), "HOME": os.environ["TMPDIR"], "PYTHONUNBUFFERED": "1"}
-        variables = {**os.environ, **own, "VIRTUAL_ENV": str(environment), **plan.environment}
+        own = {"HOME": os.environ["TMPDIR"], "PYTHONUNBUFFERED": "1", "VIRTUAL_ENV": str(environment)}
+        variables = {"PATH": "/usr/local/bin:/usr/bin:/bin", **os.environ, **own, **plan.environment}
+        variables["PATH"] = f"{environment}/bin:{variables['PATH']}"
         return Supervisor(commands, environment=variables, folder=Path(plan.workdir), gate=self.gate)
 
     def _open_the_gate(self, manifest: Manifest) -> None:
