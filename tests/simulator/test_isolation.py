@@ -245,6 +245,18 @@ def test_a_layer_that_is_missing_lowers_the_level_and_is_named(
     assert all(isolation.layers[name] == "Operation not permitted" for name in failing)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_that_connections_are_asked_about_is_tried_also_for_services_that_do_it_themselves(
+    refusing: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    refusing["connections"] = fails
+    monkeypatch.setattr(levels.linux, "try_in_a_child", lambda steps: steps())
+    confinement = levels.Confinement(namespaces.Tree(tmp_path), holds_app=False)
+    confinement.fork()
+    assert confinement.restrict().layers["connections"] == ("Operation not permitted" if fails else OBTAINED)
+    assert confinement.listener == -1
+
+
 def test_without_seccomp_nothing_is_called_isolation(refusing: dict[str, bool], tmp_path: Path) -> None:
     refusing["seccomp"] = True
     with pytest.raises(

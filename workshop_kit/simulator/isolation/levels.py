@@ -143,11 +143,15 @@ class Confinement:
                 f"no isolation is to be had here (seccomp: {self.layers['seccomp']}); to run without, say --unisolated"
             )
         if own:
-            self.layers["connections"] = _try(self._watch) if self._holds_app else OBTAINED
+            self.layers["connections"] = _try(self._watch)
         return Isolation(self.level, self.layers)
 
     def _watch(self) -> None:
-        self.listener = connects.watch()
+        """Or, where the app is in processes that bring the filter themselves, try it in one that ends."""
+        if self._holds_app:
+            self.listener = connects.watch()
+        else:
+            linux.try_in_a_child(connects.watch)
 
     def _restrict_files(self) -> None:
         own = self.level is Level.NAMESPACES

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+from collections.abc import Callable
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -64,6 +66,27 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 def unmount(target: str) -> None:
     call("umount2", target.encode(), ctypes.c_int(MNT_DETACH))
+
+
+def try_in_a_child(steps: Callable[[], object]) -> None:
+    """Take steps in a process that ends, to see whether they may be taken.
+
+    Raises:
+        OSError: one failed, with its errno.
+    """
+    child = os.fork()
+    if child == 0:
+        code = errno.EPERM
+        try:
+            steps()
+            code = 0
+        except OSError as error:
+            code = error.errno or code
+        finally:
+            os._exit(code)  # whatever happens, the child does not go on as a second enclave
+    refused = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if refused:
+        raise OSError(abs(refused), os.strerror(abs(refused)))
 
 
 def drop_capabilities() -> None:

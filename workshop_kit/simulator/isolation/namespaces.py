@@ -7,7 +7,6 @@ interpreter, its libraries and the enclave's folder, none of which can be writte
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -95,21 +94,13 @@ def fork(tree: Tree) -> int:
 
 def _try_in_a_child(root: Path) -> None:
     """Half-way in there is no way back: machines that allow the first step and forbid the next must show it before."""
-    child = os.fork()
-    if child == 0:
-        code = errno.EPERM
-        try:
-            _separate()
-            _raise_loopback()
-            linux.mount("tmpfs", str(root), "tmpfs")
-            code = 0
-        except OSError as error:
-            code = error.errno or code
-        finally:
-            os._exit(code)  # whatever happens, the child does not go on as a second enclave
-    refused = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if refused:
-        raise OSError(abs(refused), os.strerror(abs(refused)))
+
+    def steps() -> None:
+        _separate()
+        _raise_loopback()
+        linux.mount("tmpfs", str(root), "tmpfs")
+
+    linux.try_in_a_child(steps)
 
 
 def _separate() -> tuple[int, int]:
