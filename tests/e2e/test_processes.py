@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -426,6 +428,21 @@ def test_a_closed_relay_has_cut_its_connections(tmp_path: Path) -> None:
                 connection.settimeout(DEADLINE)
                 while connection.recv(65536):
                     pass
+
+
+def test_a_relay_closed_while_connections_come_and_go_leaves_none_open(tmp_path: Path) -> None:
+    """Whatever stage each is at: a socket that nobody closed is a warning, and a warning fails a test."""
+    for turn in range(50):
+        with listen(VsockAddress(16, PROXY_PORT), tmp_path), contextlib.ExitStack() as stack:
+            parent = ParentInstance(tmp_path, 16, bind(0))
+            for number in range(20):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", parent.port), DEADLINE))
+                if number % 2:
+                    connection.shutdown(socket.SHUT_WR)
+            time.sleep(turn / 10_000)
+            parent.close()
+        VsockAddress(16, PROXY_PORT).path(tmp_path).unlink()
+        gc.collect()
 
 
 def test_a_relay_can_be_closed_as_soon_as_it_is_made(tmp_path: Path) -> None:

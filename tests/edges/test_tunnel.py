@@ -418,6 +418,32 @@ def test_a_tunnel_that_is_cancelled_is_closed_though_bytes_wait() -> None:
     within_time(run)
 
 
+@pytest.mark.parametrize("turns", range(1, 9))
+def test_a_tunnel_is_closed_whenever_everything_is_cancelled_while_it_ends(turns: int) -> None:
+    """Also in the turn in which it has just begun to close: what closes it is cancelled before it has begun itself."""
+
+    async def run() -> None:
+        (alice, one), (other, bob) = await connection(), await connection()
+        others = asyncio.all_tasks()
+        joined = asyncio.ensure_future(join(one, other))
+        alice[1].write_eof()
+        bob[1].write_eof()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ending = asyncio.all_tasks() - others
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        assert joined.done()
+        assert one[1].transport.is_closing()
+        assert other[1].transport.is_closing()
+        for _, writer in (alice, bob):
+            writer.close()
+        await asyncio.sleep(0)
+
+    within_time(run)
+
+
 def test_a_tunnel_whose_watcher_fails_is_closed_and_says_so() -> None:
     async def run() -> None:
         (alice, one), (other, bob) = await connection(), await connection()

@@ -133,6 +133,8 @@ async def join(one: Ends, other: Ends, seen: Callable[[int, bytes], None] | None
     finally:
         for task in carrying:
             task.cancel()
+        for _, writer in (one, other):
+            writer.close()  # now: a task that is to do it may itself be cancelled before it begins
         await asyncio.gather(*carrying, close(one[1]), close(other[1]), return_exceptions=True)
 
 

@@ -11,9 +11,10 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from workshop_kit.edges.egress_proxy import EgressProxy, Internet, RealInternet
 from workshop_kit.edges.serving import LOOPBACK, port_of
@@ -25,6 +26,8 @@ _PIECE = 256 * 1024
 _REMEMBERED = 1024 * 1024
 _REMEMBERED_DECISIONS = 1000
 _DIRECTIONS = ("the client", "the enclave")
+
+_Serve: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True)
@@ -87,30 +90,27 @@ class ParentInstance:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        with closing(self._loop):
-            servers = self._loop.run_until_complete(self._listen())
+        with closing(self._loop), self._listener, self._calls:
+            self._accept_at(self._listener, self._carry)
+            self._accept_at(self._calls, self._egress_proxy.serve)
             self._loop.call_soon(self._relaying.set)
             self._loop.run_forever()
-            for server in servers:
-                server.close()
+            for listener in (self._listener, self._calls):
+                self._loop.remove_reader(listener)
             self._calls_at.unlink(missing_ok=True)
             self._loop.run_until_complete(_cut())
 
-    async def _listen(self) -> tuple[asyncio.Server, asyncio.Server]:
-        inwards = await asyncio.start_server(self._each(self._carry), sock=self._listener, limit=_PIECE)
-        outwards = await asyncio.start_unix_server(self._each(self._egress_proxy.serve), sock=self._calls, limit=_PIECE)
-        return inwards, outwards
+    # asyncio's own servers leave behind what they accept in the moment of their end.
+    def _accept_at(self, listener: socket.socket, serve: _Serve) -> None:
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept, listener, serve)
 
-    def _each(self, serve: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
-        """Serve each connection, and cut it in the end: also one whose serving is cancelled before it begins."""
-
-        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = self._loop.create_task(serve(reader, writer))
+    def _accept(self, listener: socket.socket, serve: _Serve) -> None:
+        with suppress(OSError):  # whoever called has gone again
+            connection, _ = listener.accept()
+            task = self._loop.create_task(_each(connection, serve))
             self._serving.add(task)  # the loop itself would let go of a task that waits
             task.add_done_callback(self._serving.discard)
-            task.add_done_callback(lambda _: writer.transport.abort())
-
-        return accepted
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -124,6 +124,14 @@ class ParentInstance:
         self._remembered += len(data)
         while self._remembered > _REMEMBERED and len(self.seen) > 1:
             self._remembered -= len(self.seen.pop(0).data)
+
+
+async def _each(connection: socket.socket, serve: _Serve) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection, limit=_PIECE)
+    try:
+        await serve(reader, writer)
+    finally:
+        writer.transport.abort()
 
 
 async def _cut() -> None:
