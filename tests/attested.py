@@ -51,8 +51,9 @@ class World:
         self.now = now
         self.random = random.Random(seed).randbytes
         self.pki = Pki(now=now, random=self.random)
-        self.nsm = Nsm(self.pki, instance_id=instance_id, measurements=measurements, now=now, random=self.random)
+        # First: a root is made when it is first asked for, and chance is drawn in order.
         self.anchor = TrustAnchor.from_certificate(self.pki.root)
+        self.nsm = Nsm(self.pki, instance_id=instance_id, measurements=measurements, now=now, random=self.random)
 
     def ask(self, name: str, *, now: datetime | None = None, **fields: object) -> nsm_api.Fields:
         """The NSM's answer to a request; NsmError where it refuses."""

@@ -15,7 +15,7 @@ from workshop_kit.channel.framing import RequestHead, ResponseHead
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges import carrier
 from workshop_kit.edges.enclave_proxy import EnclaveProxy
-from workshop_kit.service.access import User, Users
+from workshop_kit.service.access import User, Users, rules_of
 from workshop_kit.service.manifest import Manifest
 
 
@@ -59,7 +59,7 @@ class Proxied:
     def __post_init__(self) -> None:
         key = user_key("Alice")
         users = Users((User("Alice", self.role, key.public_bytes),))
-        self._proxy = EnclaveProxy(self._app, manifest=self.manifest, users=users, nsm=_Device(self.world))
+        self._proxy = EnclaveProxy(self._app, rules=rules_of(self.manifest, users), nsm=_Device(self.world))
         handshake = ClientHandshake(key, self.world.policy(), nonce=self.world.random(32))
         evidence = self._post(carrier.HELLO_PATH, handshake.hello())
         handshake.receive_evidence(evidence.body, now=self.world.now)

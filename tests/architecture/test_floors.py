@@ -24,16 +24,20 @@ FLOORS = tuple(
     floor.split()
     for floor in (
         "errors",
-        "files evidence evidence.* service service.manifest service.*yaml* channel channel.framing",
-        "verifier verifier.* service.access service.egress service.routes service.advice simulator simulator.pki"
-        " simulator.image simulator.nsm simulator.comparison simulator.container simulator.names",
+        "files evidence evidence.* service service.manifest service.*yaml* service.wording service.rules channel"
+        " channel.framing",
+        "verifier verifier.* service.access service.egress service.addresses service.routes service.advice simulator"
+        " simulator.pki simulator.register simulator.issuing simulator.image simulator.nsm simulator.comparison"
+        " simulator.container simulator.names simulator.messages",
         "channel.session channel.handshake channel.client_handshake channel.enclave_handshake",
         "edges edges.*",
         "simulator.isolation simulator.isolation.* simulator.requirements simulator.build simulator.hypervisor"
         " simulator.machine simulator.control simulator.enclave simulator.parent simulator.boot simulator.gate"
         " simulator.inside simulator.doctor simulator.stand_in simulator.pythons simulator.dockerfile*"
         " simulator.installing simulator.pip_words simulator.requirement_lines simulator.layout simulator.launch"
-        " simulator.supervisor"
+        " simulator.supervisor simulator.interpreter simulator.loader simulator.shared_pki simulator.reading"
+        " simulator.way_out simulator.infrastructure simulator.measured simulator.watchdog"
+        " simulator.folders simulator.report"
         " shipped",
         "notebook notebook.* arguments inspection",
         "cli demo tasks __main__",

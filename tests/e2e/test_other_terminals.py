@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
@@ -234,19 +233,20 @@ def test_only_its_user_can_reach_the_socket(enclave: Enclave) -> None:
 
 
 def test_folders_of_others_and_of_those_that_start_are_left_alone(enclave: Enclave, temporary: Path) -> None:
-    """No socket yet, or one that is another user's: neither is what a killed infrastructure left."""
-    starting, foreign = temporary / "enclave-workshop-starting", temporary / "enclave-workshop-foreign"
-    for folder in (starting, foreign):
+    """Locked, or another user's: neither is what a killed infrastructure left, though no socket is in it."""
+    starting, lock = control.new_home()
+    foreign, killed = temporary / f"{control.FOLDER}foreign", temporary / f"{control.FOLDER}killed"
+    for folder in (foreign, killed):
         folder.mkdir()
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(foreign / control.CONTROL))
     if os.geteuid() != 0:
         pytest.skip("only root gives a folder away")
     os.chown(foreign, 12345, 12345)
     assert [each["EnclaveID"] for each in control.describe_enclaves()] == [enclave.enclave_id]
     assert starting.exists()
     assert foreign.exists()
+    assert not killed.exists()
     os.chown(foreign, 0, 0)
+    os.close(lock)
     control.describe_enclaves()
     assert not foreign.exists()
-    shutil.rmtree(starting)
+    assert not starting.exists()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import secrets
+import signal
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +18,11 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import DEADLINE, until
+from processes import DEADLINE, descendants, running_of, until
 from running import Running, running
 from services import ASGI, make_service
 
+from workshop_kit.errors import LabError
 from workshop_kit.evidence.pcr import ZERO
 from workshop_kit.simulator.isolation.levels import OBTAINED, Level
 from workshop_kit.simulator.stand_in import StandInInternet
@@ -309,6 +312,25 @@ def test_an_operators_own_server_is_refused_by_the_apps_tls(tmp_path: Path) -> N
             refused = deceived.fetch(library, "https://example.com/")
             assert "certificate verify failed" in refused["text"], library
             assert deceived.net.dialled[before:] == [(GOOD, 443)], library
+
+
+@pytest.mark.parametrize("level", list(Level), ids=lambda level: level.value)
+def test_the_gate_is_a_process_once_something_goes_out_and_the_enclave_ends_with_it(
+    tmp_path: Path, level: Level
+) -> None:
+    """Most enclaves of a workshop never go out, and need none."""
+    with started(tmp_path / "service", level=level) as one:
+        enclave = one.running.enclave
+        before = descendants(enclave.infrastructure.pid)
+        assert len(before) == 2  # its own, and the shell that would end it
+        (own,) = (each for each in before if each.pid == enclave.describe()["ProcessID"])
+        assert one.works()
+        (gate,) = descendants(enclave.infrastructure.pid) - before
+        assert one.works()
+        os.kill(gate.pid, signal.SIGKILL)
+        with pytest.raises(LabError, match="ended by itself"):
+            enclave.wait()
+        until(lambda: not running_of({own}), "the end of the enclave")
 
 
 def test_an_enclave_calls_its_parent_instance_by_the_id_that_this_one_has(tmp_path: Path) -> None:

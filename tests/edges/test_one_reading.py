@@ -14,8 +14,9 @@ from proxied import Proxied
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead, encode_record
 from workshop_kit.edges.message import MessageOpener
 from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
-from workshop_kit.service.access import decide
+from workshop_kit.service.access import Users, rules_of
 from workshop_kit.service.manifest import parse_manifest
+from workshop_kit.service.rules import decide
 
 MANIFEST = parse_manifest(
     """\
@@ -37,6 +38,7 @@ roles:
 traffic: {inbound: [{name: http, port: 8000, type: tcp}]}
 """
 )
+RULES = rules_of(MANIFEST, Users())
 READABLE = {rule.path for rule in MANIFEST.paths if "reader" in rule.access}
 TRUE = [(b"x-oblv-user-name", b"Alice"), (b"x-oblv-user-role", b"reader")]
 
@@ -128,7 +130,7 @@ REFUSED = {
 def test_the_app_is_given_the_path_that_was_decided_on(proxy: Proxied, target: bytes, query: bytes) -> None:
     assert proxy.ask(RequestHead(b"GET", target + query, ())).status == 200
     (seen,) = proxy.seen
-    assert seen.scope["path"] == ALLOWED[target] == decide(MANIFEST, "reader", target + query).path
+    assert seen.scope["path"] == ALLOWED[target] == decide(RULES, "reader", target + query).path
     assert (seen.scope["raw_path"], seen.scope["query_string"]) == (target, query[1:])
     assert (seen.scope["root_path"], seen.scope["server"]) == ("", ("enclave", 8000))
 
@@ -154,7 +156,7 @@ def decoded_once(raw: bytes) -> bytes:
 @example(b"/%2568ello")
 @settings(deadline=None)
 def test_what_is_allowed_is_a_listed_path_after_exactly_one_decoding(target: bytes) -> None:
-    decision = decide(MANIFEST, "reader", target)
+    decision = decide(RULES, "reader", target)
     raw = target.partition(b"?")[0]
     if decision.allowed:
         assert decision.path in READABLE
@@ -172,9 +174,9 @@ def test_every_escaped_spelling_of_a_listed_path_is_that_path_but_for_its_slashe
         plain = [] if byte > 126 else [bytes([byte])]
         escaped = [] if byte == ord("/") else [b"%%%02x" % byte, b"%%%02X" % byte]
         spelt += data.draw(st.sampled_from(plain + escaped))
-    assert decide(MANIFEST, "reader", spelt).path == path
-    assert decide(MANIFEST, "reader", spelt).allowed
-    assert not decide(MANIFEST, "reader", spelt.replace(b"/", b"%2f", 1)).allowed
+    assert decide(RULES, "reader", spelt).path == path
+    assert decide(RULES, "reader", spelt).allowed
+    assert not decide(RULES, "reader", spelt.replace(b"/", b"%2f", 1)).allowed
 
 
 # --- headers ---------------------------------------------------------------------------------------------------------

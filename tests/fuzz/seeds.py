@@ -6,7 +6,6 @@ Our own vectors join them, and genuine documents and images where the shared one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -81,8 +80,8 @@ def images() -> Iterable[bytes]:
     image = small_image()
     signed = sign_image(image, p384_key(1), _author())
     odd = write_archive({"\x1b[2J\n": b""}), *image.ramdisks[1:]
-    yield from (image.encode(), signed.encode(), replace(image, ramdisks=(b"one", b"two", b"three")).encode())
-    yield replace(image, ramdisks=odd).encode()
+    yield from (image.encode(), signed.encode(), image._replace(ramdisks=(b"one", b"two", b"three")).encode())
+    yield image._replace(ramdisks=odd).encode()
     yield image.encode().replace(b'{"ImageName": "small"}', b"[" * 11 + b"]" * 11)
     yield from _stored("**/eif/*.eif")
 

@@ -11,7 +11,6 @@ import warnings
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import cache, partial
 from hashlib import sha256
@@ -183,7 +182,7 @@ def signer(der: bytes) -> dict[str, Any]:
     """The bytes as the certificate of a signed image."""
     pem = f"-----BEGIN CERTIFICATE-----\n{b64encode(der).decode()}\n-----END CERTIFICATE-----\n"
     parts = {"signing_certificate": list(pem.encode()), "signature": list(_envelope())}
-    return _described(replace(small_image(), signature=cbor.encode([parts])).encode())
+    return _described(small_image()._replace(signature=cbor.encode([parts])).encode())
 
 
 @cache

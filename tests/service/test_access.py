@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 from functools import cache
 from urllib.parse import quote_from_bytes
 
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workshop_kit.errors import ManifestError
-from workshop_kit.service.access import User, Users, check_public_key, decide, forwarded_headers
+from workshop_kit.service.access import User, Users, check_public_key, rules_of
 from workshop_kit.service.manifest import parse_manifest
+from workshop_kit.service.rules import KnownUser, Rules, decide, forwarded_headers
 
 MANIFEST = parse_manifest(
     """\
@@ -34,6 +36,7 @@ roles:
 traffic: {inbound: [{name: http, port: 80, type: tcp}]}
 """
 )
+RULES = rules_of(MANIFEST, Users())
 LISTED = {rule.path for rule in MANIFEST.paths}
 
 
@@ -69,13 +72,18 @@ def refusal(text: str) -> ManifestError:
 def test_a_user_is_found_by_the_key_and_by_nothing_like_it() -> None:
     alice, bob = User("Alice", "reader", key(1)), User("Bob", "writer", key(2))
     users = Users((alice, bob))
-    assert users.by_public_key(key(1)) is alice
-    assert users.by_public_key(key(2)) is bob
-    assert users.by_public_key(key(3)) is None
-    assert users.by_public_key(key(1)[:-1]) is None
-    assert users.by_public_key(b"") is None
-    assert [user.name for user in users] == ["Alice", "Bob"]
-    assert len(users) == 2
+    known = rules_of(MANIFEST, users).users
+    assert known == {key(1): KnownUser("Alice", alice.role), key(2): KnownUser("Bob", bob.role)}
+
+
+def test_rules_survive_the_way_to_another_process() -> None:
+    users = Users((User("Alice", "reader", key(1)), User("Bob", "writer", key(2))))
+    rules = rules_of(MANIFEST, users)
+    assert Rules.from_json(json.loads(json.dumps(rules.as_json()))) == rules
+    assert rules.paths["/hello"] == ("reader", "writer")
+    assert rules.port == 80
+    outbound = rules._replace(outbound=(("example.com", 443), ("example.com", 8443)))
+    assert Rules.from_json(json.loads(json.dumps(outbound.as_json()))) == outbound
 
 
 def test_users_survive_the_way_through_yaml() -> None:
@@ -241,23 +249,23 @@ def test_a_key_with_any_byte_changed_is_a_value_error_or_the_bytes_of_another_ke
     ],
 )
 def test_a_role_may_ask_for_the_paths_that_list_it(role: str, target: bytes, status: int) -> None:
-    assert decide(MANIFEST, role, target).status == status
+    assert decide(RULES, role, target).status == status
 
 
 @pytest.mark.parametrize("target", [b"/%68ello", b"/hell%6f", b"/%68%65%6C%6c%6F?x", b"/a/%62"])
 def test_a_path_is_percent_decoded(target: bytes) -> None:
-    assert decide(MANIFEST, "reader", target).status == 200
+    assert decide(RULES, "reader", target).status == 200
 
 
 def test_a_path_is_percent_decoded_into_utf_8() -> None:
-    assert decide(MANIFEST, "reader", b"/gr%C3%B6%C3%9Fe").status == 200
-    assert decide(MANIFEST, "reader", "/größe".encode()).status == 404
-    assert decide(MANIFEST, "reader", b"/gr%F6%DFe").status == 404
+    assert decide(RULES, "reader", b"/gr%C3%B6%C3%9Fe").status == 200
+    assert decide(RULES, "reader", "/größe".encode()).status == 404
+    assert decide(RULES, "reader", b"/gr%F6%DFe").status == 404
 
 
 @pytest.mark.parametrize("target", [b"/%2568ello", b"/a%252Fb", b"/%25%36%38ello"])
 def test_a_path_is_percent_decoded_once_only(target: bytes) -> None:
-    assert decide(MANIFEST, "reader", target).status == 404
+    assert decide(RULES, "reader", target).status == 404
 
 
 @pytest.mark.parametrize(
@@ -282,23 +290,23 @@ def test_a_path_is_percent_decoded_once_only(target: bytes) -> None:
     ],
 )
 def test_another_spelling_is_another_path(target: bytes) -> None:
-    assert decide(MANIFEST, "reader", target).status == 404
+    assert decide(RULES, "reader", target).status == 404
 
 
 @pytest.mark.parametrize("target", [b"/a%2Fb", b"/a%2fb", b"/hello%00", b"/a%5Cb", b"/a%5cb", b"%2Fhello"])
 def test_an_escape_that_hides_a_separator_is_refused_even_where_the_decoded_path_is_listed(target: bytes) -> None:
-    decision = decide(MANIFEST, "reader", target)
+    decision = decide(RULES, "reader", target)
     assert decision.status == 404
     assert "hidden" in decision.reason
 
 
 @pytest.mark.parametrize("target", [b"/hello%", b"/hello%2", b"/hello%zz", b"/%%68ello", b"/hello% 8"])
 def test_a_malformed_escape_is_no_path(target: bytes) -> None:
-    assert decide(MANIFEST, "reader", target).status == 404
+    assert decide(RULES, "reader", target).status == 404
 
 
 def test_the_reason_for_a_malformed_escape_says_so() -> None:
-    assert "two hexadecimal digits" in decide(MANIFEST, "reader", b"/hello%2").reason
+    assert "two hexadecimal digits" in decide(RULES, "reader", b"/hello%2").reason
 
 
 @pytest.mark.parametrize(
@@ -314,20 +322,20 @@ def test_the_reason_for_a_malformed_escape_says_so() -> None:
     ],
 )
 def test_a_target_in_which_a_second_request_could_hide_is_refused(target: bytes) -> None:
-    assert decide(MANIFEST, "reader", target).status == 404
+    assert decide(RULES, "reader", target).status == 404
 
 
 def test_reasons_give_both_sides() -> None:
-    forbidden = decide(MANIFEST, "reader", b"/write").reason
+    forbidden = decide(RULES, "reader", b"/write").reason
     assert "writer" in forbidden
     assert "'reader'" in forbidden
     assert "/write" in forbidden
-    assert "'/nowhere'" in decide(MANIFEST, "reader", b"/nowhere").reason
+    assert "'/nowhere'" in decide(RULES, "reader", b"/nowhere").reason
 
 
 @given(st.binary(max_size=40) | st.text("/ahelo.%25fF?#").map(str.encode), st.text(max_size=8))
 def test_any_target_gets_one_of_three_answers_in_one_printable_line(target: bytes, role: str) -> None:
-    decision = decide(MANIFEST, role, target)
+    decision = decide(RULES, role, target)
     assert decision.status in (200, 403, 404)
     assert decision.reason.isprintable()
     assert decision.allowed == (decision.status == 200)
@@ -338,7 +346,7 @@ def test_a_quoted_path_is_allowed_exactly_if_it_is_listed_for_the_role(role: str
     """An oracle that knows nothing of percent-decoding: quote the path, then look it up."""
     target = quote_from_bytes(path.encode("utf-8", "surrogatepass"), safe="/").encode()
     allowed = any(rule.path == path and role in rule.access for rule in MANIFEST.paths)
-    assert decide(MANIFEST, role, target).allowed == allowed
+    assert decide(RULES, role, target).allowed == allowed
 
 
 # --- headers ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from workshop_kit.service.egress import Allowlist, EgressDecision, is_address, misnamed, unreachable
+from workshop_kit.service.addresses import unreachable
+from workshop_kit.service.egress import Allowlist, EgressDecision, is_address, misnamed
 
 LISTED = Allowlist(
     [("example.com", 443), ("api.example.org", 8443), ("api.example.org", 443), ("xn--bcher-kva.de", 443)]

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -316,14 +315,14 @@ def test_an_application_cannot_lay_its_files_over_the_enclaves_own(service: Path
     files = {path: entry for path, (_, entry) in hostile.items()}
     for ramdisk in (image.ramdisks[1], write_archive(files)):
         root = tmp_path / f"root-{len(ramdisk)}"
-        unpack(replace(image, ramdisks=(image.ramdisks[0], ramdisk)), root)
+        unpack(image._replace(ramdisks=(image.ramdisks[0], ramdisk)), root)
         assert (root / "base/workshop_kit/errors.py").read_bytes() == (KIT / "errors.py").read_bytes()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_an_image_with_another_number_of_ramdisks_is_not_unpacked(service: Path, tmp_path: Path, count: int) -> None:
     image = build_enclave(service).image
-    other = replace(image, ramdisks=(image.ramdisks * 2)[:count])
+    other = image._replace(ramdisks=(image.ramdisks * 2)[:count])
     with pytest.raises(ImageError, match=f"2 ramdisks.*got {count}"):
         unpack(other, tmp_path / "root")
 
@@ -420,4 +419,4 @@ def test_the_text_of_a_file_in_the_application_is_found_and_of_no_other(service:
     (name,) = [name for name in read_archive(image.ramdisks[1]) if name.endswith("service.yaml")]
     assert application_file(image, name) == (service / ".oblivious" / "service.yaml").read_text()
     assert application_file(image, "absent") is None
-    assert application_file(replace(image, ramdisks=image.ramdisks[:1]), name) is None
+    assert application_file(image._replace(ramdisks=image.ramdisks[:1]), name) is None

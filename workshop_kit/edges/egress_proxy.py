@@ -19,7 +19,8 @@ from typing import Protocol
 
 from workshop_kit.edges.tunnel import Ends, answer, close, join, read_request
 from workshop_kit.errors import RemoteProtocolError
-from workshop_kit.service.egress import EgressDecision, misnamed, unreachable
+from workshop_kit.service.addresses import unreachable
+from workshop_kit.service.egress import EgressDecision, misnamed
 
 REQUEST_TIMEOUT = 10.0
 """Seconds in which an enclave says what it wants."""

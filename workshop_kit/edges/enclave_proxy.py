@@ -24,8 +24,7 @@ from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end,
 from workshop_kit.edges.nsm_device import NsmDevice, attest
 from workshop_kit.edges.user_key import wrap_key
 from workshop_kit.errors import AccessDeniedError, NsmError, RemoteProtocolError, ServiceError
-from workshop_kit.service.access import User, Users, decide, forwarded_headers
-from workshop_kit.service.manifest import Manifest
+from workshop_kit.service.rules import KnownUser, Rules, decide, forwarded_headers
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -40,7 +39,7 @@ MAX_SESSIONS = 4096
 @dataclass(frozen=True)
 class _Open:
     session: EnclaveSession
-    user: User
+    user: KnownUser
 
 
 class EnclaveProxy:
@@ -48,8 +47,7 @@ class EnclaveProxy:
 
     Args:
         app: the service's own, called in this process.
-        manifest: who may call what.
-        users: whose keys are known.
+        rules: whose keys are known, and who may call what.
         nsm: signs what a handshake asks for.
     """
 
@@ -57,14 +55,12 @@ class EnclaveProxy:
         self,
         app: AsgiApp,
         *,
-        manifest: Manifest,
-        users: Users,
+        rules: Rules,
         nsm: NsmDevice,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._app = app
-        self._manifest = manifest
-        self._users = users
+        self._rules = rules
         self._nsm = nsm
         self._random = random
         self._sessions: OrderedDict[bytes, _Open] = OrderedDict()
@@ -88,14 +84,13 @@ class EnclaveProxy:
 
     async def _hello(self, receive: Receive, send: Send) -> None:
         handshake = EnclaveHandshake(
-            is_known=lambda key: self._users.by_public_key(key) is not None,
+            is_known=lambda key: key in self._rules.users,
             session_key=self._random(SESSION_KEY_SIZE),
             wrap=wrap_key,
         )
         try:
             needed = handshake.receive_hello(await _read(receive, MAX_HELLO))
-            user = self._users.by_public_key(needed.public_key)
-            assert user is not None  # is_known said so
+            user = self._rules.users[needed.public_key]
             document = await attest(
                 self._nsm, user_data=needed.user_data, nonce=needed.nonce, public_key=needed.public_key
             )
@@ -132,8 +127,8 @@ class EnclaveProxy:
             await response.abort(400, str(error))
         return None
 
-    async def _serve(self, head: RequestHead, user: User, request: _Request, response: _Response) -> None:
-        decision = decide(self._manifest, user.role, head.target)
+    async def _serve(self, head: RequestHead, user: KnownUser, request: _Request, response: _Response) -> None:
+        decision = decide(self._rules, user.role, head.target)
         if decision.status != 200:
             return await response.whole(decision.status, decision.reason)
         try:
@@ -146,7 +141,7 @@ class EnclaveProxy:
             traceback.print_exc(file=sys.stderr)
         return await response.abort(500, "the app gave no answer; its traceback, if any, is on the enclave's console")
 
-    def _scope(self, head: RequestHead, path: str, user: User) -> Scope:
+    def _scope(self, head: RequestHead, path: str, user: KnownUser) -> Scope:
         raw_path, _, query = head.target.partition(b"?")
         return {
             "type": "http",
@@ -160,7 +155,7 @@ class EnclaveProxy:
             "root_path": "",
             "headers": forwarded_headers(head.headers, user),
             "client": None,
-            "server": ("enclave", self._manifest.traffic.inbound[0].port),
+            "server": ("enclave", self._rules.port),
             "state": {},
         }
 

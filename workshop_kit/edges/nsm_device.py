@@ -9,13 +9,11 @@ import asyncio
 import functools
 import os
 import socket
-from pathlib import Path
 from typing import Protocol
 
+from workshop_kit.edges.nsm_socket import DEVICE, NSM, PREFIX, framed, length_of
 from workshop_kit.errors import LabError
 from workshop_kit.evidence import nsm_api
-
-_LENGTH = 4
 
 
 class NsmDevice(Protocol):
@@ -26,7 +24,7 @@ class NsmDevice(Protocol):
 
 
 class SocketNsmDevice:
-    """A device at the other end of a stream socket, each message behind its length in 4 bytes."""
+    """A device at the other end of a stream socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -35,15 +33,18 @@ class SocketNsmDevice:
 
     async def request(self, data: bytes) -> bytes:
         async with self._turn:
-            await send_message(self._connection, data)
-            return await receive_message(self._connection)
+            await asyncio.get_running_loop().sock_sendall(self._connection, framed(data))
+            return await self._receive(length_of(await self._receive(PREFIX)))
 
-
-DEVICE = Path("/dev/nsm")
-"""The NSM's name in a file tree of the enclave's own."""
-
-NSM = "WORKSHOP_NSM"
-"""The variable that says through which descriptor an app asks its NSM, where it has no tree of its own."""
+    async def _receive(self, count: int) -> bytes:
+        loop, parts = asyncio.get_running_loop(), []
+        while count:
+            part = await loop.sock_recv(self._connection, count)
+            if not part:
+                raise EOFError("the NSM device is gone")
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
 
 
 def open_nsm() -> SocketNsmDevice:
@@ -87,31 +88,3 @@ async def extend_and_lock(device: NsmDevice, *, index: int, data: bytes) -> None
     """
     for name, fields in (("ExtendPCR", {"index": index, "data": data}), ("LockPCR", {"index": index})):
         nsm_api.decode_response(await device.request(nsm_api.encode_request(name, **fields)), name)
-
-
-async def send_message(connection: socket.socket, data: bytes) -> None:
-    """Write one message behind its length."""
-    await asyncio.get_running_loop().sock_sendall(connection, len(data).to_bytes(_LENGTH, "big") + data)
-
-
-async def receive_message(connection: socket.socket) -> bytes:
-    """Read one message.
-
-    Raises:
-        EOFError: the other end is gone.
-    """
-    length = int.from_bytes(await _receive_exactly(connection, _LENGTH), "big")
-    if length > nsm_api.MAX_RESPONSE:
-        raise EOFError(f"a message of {length} bytes is beyond the device's limit")
-    return await _receive_exactly(connection, length)
-
-
-async def _receive_exactly(connection: socket.socket, count: int) -> bytes:
-    loop, parts = asyncio.get_running_loop(), []
-    while count:
-        part = await loop.sock_recv(connection, count)
-        if not part:
-            raise EOFError("the NSM device is gone")
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)

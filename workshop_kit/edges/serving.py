@@ -47,7 +47,9 @@ class Server(uvicorn.Server):
             app,
             lifespan="on" if lifespan == "on" else "off",
             log_level="error",
+            log_config=None,  # what goes wrong is printed without it (logging's last resort)
             access_log=False,
+            ws="none",
             server_header=False,
             date_header=False,
             proxy_headers=False,

@@ -8,14 +8,13 @@ whoever it calls listens at another, which begins with the caller's own id.
 from __future__ import annotations
 
 import array
-import asyncio
 import errno
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 PARENT_CID = 3
 """The parent instance's context id on Nitro; under QEMU it is 2."""
@@ -32,8 +31,7 @@ EGRESS_PORT = 5006
 _REQUEST, _ANSWER = struct.Struct("=II"), struct.Struct("=I")
 
 
-@dataclass(frozen=True)
-class VsockAddress:
+class VsockAddress(NamedTuple):
     """Who (a context id) and where (a port)."""
 
     cid: int
@@ -67,23 +65,22 @@ def listen_at(path: Path) -> socket.socket:
 
 
 class VsockDevice:
-    """An enclave's own end of its device: it asks for a connection and is handed one, as by a driver of /dev/vsock."""
+    """An enclave's own end of its device: it asks for a connection and is handed one, as by a driver of /dev/vsock.
+
+    One thread asks at a time. The hypervisor, at the other end, answers at once.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
         self._connection = connection
-        self._turn = asyncio.Lock()
 
-    async def connect(self, address: VsockAddress) -> socket.socket:
+    def connect(self, address: VsockAddress) -> socket.socket:
         """A stream to `address`.
 
         Raises:
             OSError: nobody listens there, or the device is gone.
         """
-        loop = asyncio.get_running_loop()
-        async with self._turn:
-            await loop.sock_sendall(self._connection, _REQUEST.pack(address.cid, address.port))
-            data, descriptors = await _readable(self._connection, _receive)
+        self._connection.sendall(_REQUEST.pack(address.cid, address.port))
+        data, descriptors, _, _ = socket.recv_fds(self._connection, _ANSWER.size, 1)
         if len(data) < _ANSWER.size:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         (error,) = _ANSWER.unpack(data)
@@ -92,43 +89,19 @@ class VsockDevice:
         return socket.socket(fileno=descriptors[0])
 
 
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    data, descriptors, _, _ = socket.recv_fds(connection, _ANSWER.size, 1)
-    return data, descriptors
-
-
-async def _readable(
-    connection: socket.socket, read: Callable[[socket.socket], tuple[bytes, list[int]]]
-) -> tuple[bytes, list[int]]:
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return read(connection)
-        except BlockingIOError:
-            ready = loop.create_future()
-            loop.add_reader(connection, ready.set_result, None)
-            try:
-                await ready
-            finally:
-                loop.remove_reader(connection)
-
-
-async def serve_device(connection: socket.socket, dial: Callable[[VsockAddress], Awaitable[socket.socket]]) -> None:
+def serve_device(connection: socket.socket, dial: Callable[[VsockAddress], socket.socket]) -> None:
     """The hypervisor's end of an enclave's device, until the enclave ends.
 
     Args:
         dial: connects to an address, or raises OSError.
     """
-    connection.setblocking(False)
-    loop = asyncio.get_running_loop()
-    while len(request := await loop.sock_recv(connection, _REQUEST.size)) == _REQUEST.size:
-        try:
-            found = await dial(VsockAddress(*_REQUEST.unpack(request)))
-        except OSError as error:
-            await loop.sock_sendall(connection, _ANSWER.pack(error.errno or errno.ECONNREFUSED))
-        else:
-            with found:
-                _hand_over(connection, found)
+    with connection.makefile("rb") as requests:
+        while len(request := requests.read(_REQUEST.size)) == _REQUEST.size:
+            try:
+                with dial(VsockAddress(*_REQUEST.unpack(request))) as found:
+                    _hand_over(connection, found)
+            except OSError as error:
+                connection.sendall(_ANSWER.pack(error.errno or errno.ECONNREFUSED))
 
 
 def _hand_over(connection: socket.socket, found: socket.socket) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from workshop_kit.errors import ImageError
 
@@ -21,8 +21,7 @@ _DIRECTORY, _REGULAR, _LINK = 0o040755, 0o100644, 0o120777
 _PROGRAM_BEGINNINGS = (b"#!", b"\x7fELF")
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """A symbolic link, to a relative path inside the archive: `stays_inside` says which are."""
 
     target: str

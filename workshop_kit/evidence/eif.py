@@ -13,9 +13,9 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from workshop_kit.errors import ImageError
 from workshop_kit.evidence.pcr import Pcr, measure
@@ -52,16 +52,14 @@ class SectionType(IntEnum):
 _MEASURED = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A section's type and content."""
 
     kind: SectionType
     data: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class EnclaveImage:
+class EnclaveImage(NamedTuple):
     """An enclave image: what is loaded, with metadata and a signature beside it that nobody measures.
 
     Attributes:
@@ -72,7 +70,7 @@ class EnclaveImage:
     kernel: bytes
     cmdline: bytes
     ramdisks: tuple[bytes, ...]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = MappingProxyType({})
     signature: bytes | None = None
     order: tuple[SectionType, ...] = ()
 
@@ -85,7 +83,7 @@ class EnclaveImage:
             SectionType.RAMDISK: iter(self.ramdisks),
         }
         measured = [Section(kind, next(left[kind])) for kind in self.order or _usual_order(len(self.ramdisks))]
-        metadata = Section(SectionType.METADATA, json.dumps(self.metadata, sort_keys=True).encode())
+        metadata = Section(SectionType.METADATA, json.dumps(dict(self.metadata), sort_keys=True).encode())
         return [*measured[:2], metadata, *measured[2:], *signature]
 
     def __repr__(self) -> str:
@@ -137,8 +135,7 @@ def measure_sections(sections: Sequence[Section]) -> dict[int, bytes]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(NamedTuple):
     """What a file's bytes hold: sections where they can be told apart, and every fault that the format knows.
 
     Attributes:

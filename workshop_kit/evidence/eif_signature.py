@@ -7,7 +7,7 @@ register_value: PCR0}`, every byte string written as an array of integers. PCR8 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
@@ -72,7 +72,7 @@ def sign_image(image: EnclaveImage, key: ec.EllipticCurvePrivateKey, certificate
         raise ImageError("signing key: expected the one of the signing certificate, got another")
     envelope = cose.sign1(_payload(image.measurements()[Pcr.IMAGE]), key, algorithm)
     pem = certificate.public_bytes(Encoding.PEM)
-    return replace(image, signature=cbor.encode([{"signing_certificate": list(pem), "signature": list(envelope)}]))
+    return image._replace(signature=cbor.encode([{"signing_certificate": list(pem), "signature": list(envelope)}]))
 
 
 def read_signature(section: bytes) -> ImageSignature:

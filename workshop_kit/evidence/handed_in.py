@@ -6,14 +6,10 @@ bytes travel into the enclave and are measured. This file does not know what the
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 from workshop_kit.errors import MalformedEvidenceError, ManifestError
 from workshop_kit.evidence import cbor, pcr
-
-READY = b"ready "
-"""How the enclave's answer begins once it serves; any other line says why it does not."""
 
 
 class HandedIn(NamedTuple):
@@ -53,7 +49,7 @@ class HandedIn(NamedTuple):
 
     def digest(self) -> bytes:
         """What the enclave extends PCR16 with."""
-        return hashlib.sha384(self.encode()).digest()
+        return pcr.digest(self.encode())
 
 
 def runtime_measurement(users: bytes | None = None, runtime_config: bytes | None = None) -> bytes:

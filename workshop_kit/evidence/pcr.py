@@ -6,7 +6,6 @@ everything that was extended into it, and on the order. Explained in notebook 03
 
 from __future__ import annotations
 
-import hashlib
 from enum import IntEnum
 from functools import lru_cache
 
@@ -34,7 +33,18 @@ class Pcr(IntEnum):
 
 def extend(old: bytes, data: bytes) -> bytes:
     """SHA-384(old || data), the NSM's ExtendPCR. `old` and the result are 48 bytes."""
-    return hashlib.sha384(old + data).digest()
+    return digest(old, data)
+
+
+def digest(*parts: bytes) -> bytes:
+    """SHA-384 of the concatenation, 48 bytes."""
+    # Late, as who only names registers needs it not; and no hashlib, which would bring a second library to the first.
+    from cryptography.hazmat.primitives import hashes
+
+    sha384 = hashes.Hash(hashes.SHA384())
+    for part in parts:
+        sha384.update(part)
+    return sha384.finalize()
 
 
 def measure(*parts: bytes) -> bytes:
@@ -43,10 +53,7 @@ def measure(*parts: bytes) -> bytes:
     Boundaries between parts are not measured, so PCR0 alone does not say where the kernel ends and a ramdisk begins:
     compare PCR0, 1 and 2 together.
     """
-    digest = hashlib.sha384()
-    for part in parts:
-        digest.update(part)
-    return extend(ZERO, digest.digest())
+    return extend(ZERO, digest(*parts))
 
 
 @lru_cache(maxsize=64)

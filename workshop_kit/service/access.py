@@ -1,19 +1,14 @@
-"""Who may ask for what: the rules that the enclave proxy enforces between a client's request and the application.
+"""The users of an enclave, held against the roles of its manifest, and the rules that follow from both.
 
-Pure: it knows a manifest, users and bytes, and neither a connection nor the signature that proves who a user is.
-
-Three steps for a request: `Users.by_public_key` finds the user, `decide` compares their role with the path, and
-`forwarded_headers` tells the application who asks. Each is useless without the one before.
+What is done with the rules is `rules`.
 """
 
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import unquote_to_bytes
 
 import yaml
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,14 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from pydantic import BeforeValidator
 
 from workshop_kit.errors import ManifestError
-from workshop_kit.service.manifest import Entries, Manifest, Name, PathRule, check_name
-from workshop_kit.service.strict_yaml import Finding, Section, check_document, read_document, repeated, show
-
-NAME_HEADER = b"x-oblv-user-name"
-ROLE_HEADER = b"x-oblv-user-role"
-_RESERVED = b"x-oblv-"
-
-# --- users -----------------------------------------------------------------------------------------------------------
+from workshop_kit.service.manifest import Entries, Manifest, Name, check_name
+from workshop_kit.service.rules import KnownUser, Rules
+from workshop_kit.service.strict_yaml import Finding, Section, check_document, read_document, repeated
+from workshop_kit.service.wording import show
 
 
 @dataclass(frozen=True)
@@ -114,10 +105,6 @@ class Users:
     def __len__(self) -> int:
         return len(self.users)
 
-    def by_public_key(self, public_key: bytes) -> User | None:
-        """The user who holds the key, or None. It does not say that whoever sent the bytes holds it too."""
-        return next((user for user in self.users if user.public_key == public_key), None)
-
     @classmethod
     def from_yaml(cls, text: str, manifest: Manifest, *, file: str = "users.yaml") -> Users:
         """Read `users: [{name, role, public_key: base64}]` and hold it against the manifest's roles.
@@ -162,77 +149,11 @@ def _misplaced_users(users: tuple[User, ...], manifest: Manifest) -> Iterator[Fi
             yield ("users", index, "role"), f"{message}: remove {user.name!r} or raise the cardinality"
 
 
-# --- requests --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Decision:
-    """200 allowed, 403 the role may not, 404 no such path; `reason` is one line for the log.
-
-    `path` is the decoded path on which it was decided; the application is given this one and no other.
-    """
-
-    status: int
-    reason: str
-    path: str = ""
-
-    @property
-    def allowed(self) -> bool:
-        return self.status == 200
-
-
-def decide(manifest: Manifest, role: str, target: bytes) -> Decision:
-    """May `role` send a request for `target`, the raw request target such as `b"/submit_value?value=5"`?
-
-    Default deny, and no normalisation: the path before `?`, percent-decoded once, is one of the manifest's or refused.
-    It looks at no method, query or header.
-    """
-    try:
-        path = _path_of(target)
-    except ValueError as error:
-        return Decision(404, str(error))
-    rule = _rule_for(manifest, path)
-    if rule is None:
-        return Decision(404, f"expected a path that the manifest lists, got {show(path)}", path)
-    if role not in rule.access:
-        message = f"expected one of the roles {', '.join(rule.access)} for {path}, got {show(role)}"
-        return Decision(403, message, path)
-    return Decision(200, f"{role} may ask for {path}", path)
-
-
-def _rule_for(manifest: Manifest, path: str) -> PathRule | None:
-    return next((rule for rule in manifest.paths if rule.path == path), None)
-
-
-def _path_of(target: bytes) -> str:
-    # RFC 9112 3.2: a target holds no space, control or non-ASCII byte; where one passes, a request can hide in another.
-    if not re.fullmatch(rb"[!-~]+", target) or b"#" in target:
-        raise ValueError(f"expected visible ASCII without '#' as the target, got {_show_bytes(target)}")
-    raw = target.partition(b"?")[0]
-    if re.search(rb"%(?![0-9A-Fa-f]{2})", raw):
-        raise ValueError(f"expected two hexadecimal digits after each '%', got {_show_bytes(raw)}")
-    # The application may decode again or split at what it finds: a slash that was hidden here is a slash there.
-    if hidden := re.search(rb"%(2f|5c|00)", raw, re.IGNORECASE):
-        raise ValueError(f"expected no hidden slash, backslash or NUL, got {hidden[0].decode()} in {_show_bytes(raw)}")
-    try:
-        return unquote_to_bytes(raw).decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"expected a path in UTF-8, got {_show_bytes(raw)}") from None
-
-
-def _show_bytes(value: bytes) -> str:
-    return show(value.decode("ascii", "backslashreplace"))
-
-
-def forwarded_headers(headers: Iterable[tuple[bytes, bytes]], user: User) -> list[tuple[bytes, bytes]]:
-    """The client's headers without any spelling of an X-OBLV one, then the two true ones.
-
-    Names of the true ones are lower case, as ASGI has them; all other pairs keep their order and bytes.
-    """
-    kept = [(name, value) for name, value in headers if not _folded(name).startswith(_RESERVED)]
-    return [*kept, (NAME_HEADER, user.name.encode("ascii")), (ROLE_HEADER, user.role.encode("ascii"))]
-
-
-def _folded(name: bytes) -> bytes:
-    # CGI and WSGI write `-` as `_`, and some servers `.` and space too: every separator is the same one here.
-    return re.sub(rb"[^a-z0-9]", b"-", name.strip().lower())
+def rules_of(manifest: Manifest, users: Users) -> Rules:
+    """What an enclave proxy enforces for them."""
+    return Rules(
+        paths={rule.path: rule.access for rule in manifest.paths},
+        users={user.public_key: KnownUser(user.name, user.role) for user in users},
+        port=manifest.traffic.inbound[0].port,
+        outbound=tuple((entry.domain, entry.port) for entry in manifest.traffic.outbound),
+    )

@@ -13,7 +13,8 @@ from difflib import get_close_matches
 from workshop_kit.service.access import Users
 from workshop_kit.service.manifest import Manifest
 from workshop_kit.service.routes import Definitions, Function, Route, Routes, find_routes, name_of
-from workshop_kit.service.strict_yaml import Finding, read_document, show
+from workshop_kit.service.strict_yaml import Finding, read_document
+from workshop_kit.service.wording import show
 
 _URL_WORDS = frozenset(
     {"url", "urls", "uri", "uris", "link", "links", "href", "target", "endpoint", "webhook", "callback"}

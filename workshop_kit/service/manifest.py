@@ -22,8 +22,8 @@ from workshop_kit.service.strict_yaml import (
     check_document,
     read_document,
     repeated,
-    show,
 )
+from workshop_kit.service.wording import show
 
 MANIFEST_PATH = ".oblivious/service.yaml"
 BUILT_IN_BASE = "workshop_asgi"

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from workshop_kit.errors import ManifestError
+from workshop_kit.service.wording import show
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 8  # a manifest is 4 deep; the parser recurses, and a deep text must not end in RecursionError
@@ -184,16 +185,6 @@ def path_of(loc: Loc) -> str:
 
 def _key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,60}", key) else json.dumps(key[:60])
-
-
-def show(value: object) -> str:
-    """A value in one short line, for the "got …" of a message."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return repr(value if len(value) <= 60 else value[:57] + "...")
-    kinds = {"dict": "a mapping", "list": "a list"}
-    return kinds.get(type(value).__name__, f"a value of type {type(value).__name__}")
 
 
 def _one_line(text: str | None) -> str:

@@ -1,24 +1,24 @@
 """describe, console and terminate, from a terminal that did not start the enclave.
 
-Every infrastructure keeps a folder of its own among the temporary ones, and listens in it at `CONTROL`. So who is there
-is found by looking, and nothing is written down that could be out of date: a folder whose socket nobody answers is what
-a killed infrastructure left, and is removed. Only its user can open it.
+Every infrastructure keeps a folder of its own among the temporary ones, holds a lock on it as long as it lives, and
+listens in it at `CONTROL`. So who is there is found by looking, and nothing is written down that could be out of date:
+a folder that nobody has locked is what a killed infrastructure left, and is removed. Only its user can open it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from workshop_kit.errors import LabError
 
-FOLDER = "enclave-workshop-"
+FOLDER = "enclave-workshop-i-"
 """How the name of an infrastructure's folder begins."""
 
 CONTROL = "control"
@@ -51,18 +51,47 @@ def terminate_enclave(enclave_id: str) -> None:
     _tell(enclave_id, "terminate")
 
 
+def new_home() -> tuple[Path, int]:
+    """A folder for an infrastructure, and the descriptor of a lock on it, for its process to inherit."""
+    import tempfile  # late here and below: the infrastructure's process needs nothing of this module but a name
+
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=FOLDER))
+        with contextlib.suppress(OSError):  # somebody swept it before it was locked
+            lock = os.open(directory, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if directory.is_dir():
+                return directory, lock
+            os.close(lock)
+
+
 def _enclaves() -> Iterator[tuple[Path, dict[str, Any]]]:
+    import tempfile
+
     for directory in sorted(Path(tempfile.gettempdir()).glob(f"{FOLDER}*")):
         try:
-            if directory.stat().st_uid != os.getuid():
+            if directory.stat().st_uid != os.getuid() or _swept(directory):
                 continue
             described = _ask(directory, "describe")["enclaves"]
-        except ConnectionRefusedError:
-            shutil.rmtree(directory, ignore_errors=True)
         except (OSError, EOFError):
             continue  # it begins, or ends
-        else:
-            yield from ((directory, enclave) for enclave in described)
+        yield from ((directory, enclave) for enclave in described)
+
+
+def _swept(directory: Path) -> bool:
+    """Whether nobody had locked it any more, so that it is gone now."""
+    from workshop_kit.simulator.folders import remove
+
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        remove(directory)
+        return True
+    finally:
+        os.close(lock)
 
 
 def _home_of(enclave_id: str) -> Path:

@@ -13,7 +13,7 @@ import base64
 import contextlib
 import itertools
 import json
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,8 +31,13 @@ from workshop_kit.errors import ImageError, LabError, ManifestError, WorkshopKit
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.evidence.handed_in import HandedIn, runtime_measurement
 from workshop_kit.service.access import Users
+from workshop_kit.simulator.control import new_home
+from workshop_kit.simulator.folders import remove
 from workshop_kit.simulator.isolation.levels import Isolation, Level
 from workshop_kit.simulator.parent import ParentInstance
+
+_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
+"""For glibc: the infrastructure's threads mostly wait, and each would have a heap of its own."""
 
 _KINDS: dict[str, type[WorkshopKitError]] = {"ImageError": ImageError, "ManifestError": ManifestError}
 
@@ -41,27 +46,42 @@ class Infrastructure:
     """A hypervisor's process, started here and ended with this process at the latest.
 
     Attributes:
-        root: DER of its root certificate, the trust anchor of what it signs.
         directory: where the sockets of its vsock addresses are.
     """
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "workshop_kit.simulator.hypervisor"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            process_group=0,  # a terminal's Ctrl-C and a notebook's interrupt are for this process alone
-        )
+        self.directory, lock = new_home()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-m", "workshop_kit.simulator.infrastructure", str(self.directory)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(lock,),
+                text=True,
+                env={**os.environ, **_ONE_HEAP},
+                process_group=0,  # a terminal's Ctrl-C and a notebook's interrupt are for this process alone
+            )
+        finally:
+            os.close(lock)  # from here on the process has it
         self._ids = itertools.count()
         self._turn = threading.Lock()
+        self._root = b""
         try:
-            about = self.ask("root")
+            self.ask("describe")  # it is there
         except BaseException:
             self.close()
             raise
-        self.root: bytes = base64.b64decode(about["root"])
-        self.directory = Path(about["directory"])
+
+    @property
+    def root(self) -> bytes:
+        """DER of its root certificate, the trust anchor of what it signs.
+
+        Raises:
+            LabError: it is gone.
+        """
+        if not self._root:
+            self._root = base64.b64decode(self.ask("root")["root"])
+        return self._root
 
     def ask(self, operation: str, **arguments: object) -> dict[str, Any]:
         """The answer to one request.
@@ -106,8 +126,7 @@ class Infrastructure:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
-        if hasattr(self, "directory"):  # a hypervisor that was killed has left it
-            shutil.rmtree(self.directory, ignore_errors=True)
+        remove(self.directory)  # a hypervisor that was killed has left it
 
     @property
     def pid(self) -> int:

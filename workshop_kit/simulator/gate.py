@@ -1,7 +1,8 @@
 """The way out of an enclave, in a process of its own beside the app's: nothing leaves but through here.
 
-The enclave's own code hands in the manifest's allowlist before a line of the app runs, once. After that the app, or its
-libraries, may ask for a name and a port in two ways:
+The hypervisor starts this very file out of the measured image when an app first asks, with the manifest's allowlist as
+the enclave's own code said it before a line of the app ran. The app, or its libraries, ask for a name and a port in two
+ways:
 
     the kit's client     a message with one end of a socket pair, which becomes the connection (any level)
     anything else        an ordinary connection, about which the kernel asks here first (a network of its own)
@@ -20,17 +21,26 @@ import json
 import os
 import socket
 import stat
+import sys
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from workshop_kit.edges import tunnel
-from workshop_kit.edges.vsock import VsockAddress, VsockDevice
-from workshop_kit.errors import RemoteProtocolError
-from workshop_kit.service.egress import Allowlist, EgressDecision
-from workshop_kit.simulator.isolation.connects import Attempt, Watch
-from workshop_kit.simulator.names import Names, answer, question_of
+BASE = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    # The image's own modules, before any that is installed on the machine.
+    sys.path.insert(0, str(BASE))
 
-NAME_SERVER = ("127.0.0.1", 53)
+from workshop_kit.edges import tunnel  # noqa: E402
+from workshop_kit.edges.vsock import EGRESS_PORT, VsockAddress, VsockDevice  # noqa: E402
+from workshop_kit.errors import LabError, RemoteProtocolError  # noqa: E402
+from workshop_kit.service.egress import Allowlist, EgressDecision  # noqa: E402
+from workshop_kit.simulator.isolation.connects import Attempt, Watch  # noqa: E402
+from workshop_kit.simulator.isolation.levels import Level, confine_neighbour  # noqa: E402
+from workshop_kit.simulator.names import Names, answer, question_of  # noqa: E402
+
+_NAME_SERVER_PORT = 53
 _LONGEST_MESSAGE = 64 * 1024
 _LONGEST_QUERY = 4096
 _PENDING = 1024
@@ -44,33 +54,54 @@ class Gate:
         channel: whence the app's process sends messages; each is one datagram.
         device: the enclave's vsock device.
         parent: where the parent instance takes what leaves.
+        allowed: domains and ports of the manifest's allowlist.
         processes: a descriptor of /proc as this process sees it, or -1.
     """
 
-    def __init__(self, channel: socket.socket, device: VsockDevice, parent: VsockAddress, *, processes: int) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        device: VsockDevice,
+        parent: VsockAddress,
+        *,
+        allowed: Sequence[tuple[str, int]],
+        processes: int,
+    ) -> None:
         channel.setblocking(False)
         self._channel = channel
         self._device = device
         self._parent = parent
         self._processes = processes
+        self._allowlist = Allowlist(allowed)
         self._names = Names()
-        self._allowlist: Allowlist | None = None
+        self._names.keep(domain for domain, _ in allowed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._meant: OrderedDict[tuple[str, int], EgressDecision] = OrderedDict()
         self._port = 0
         self._looked_up = ""
 
-    async def open(self, network: tuple[socket.socket, socket.socket] | None) -> None:
-        """Begin to answer; `network`: a name server's socket and a listener in the app's network, where it has one."""
+    async def open(self, datagrams: int, listener: int, filters: Iterable[int]) -> None:
+        """Begin to answer.
+
+        Args:
+            datagrams, listener: a name server's socket and where connections arrive in the app's network, or -1.
+            filters: the listeners of those that ask about connections.
+        """
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel, self._message)
-        if network is None:
+        for each in filters:
+            self._watch(each)
+        if datagrams < 0:
             return
-        datagrams, listener = network
-        datagrams.setblocking(False)
-        loop.add_reader(datagrams, self._query, datagrams)
-        self._port = listener.getsockname()[1]
-        await asyncio.start_server(self._arrived, sock=listener)
+        names, arriving = socket.socket(fileno=datagrams), socket.socket(fileno=listener)
+        names.setblocking(False)
+        loop.add_reader(names, self._query, names)
+        self._port = arriving.getsockname()[1]
+        await asyncio.start_server(self._arrived, sock=arriving)
+
+    def _watch(self, descriptor: int) -> None:
+        watch = Watch(descriptor, self._processes)
+        asyncio.get_running_loop().add_reader(watch, self._asked, watch)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
@@ -90,13 +121,8 @@ class Gate:
                 each.close() if isinstance(each, socket.socket) else os.close(each)
 
     def _handle(self, kind: str, value: Any, handed: socket.socket | int | None = None) -> None:
-        if kind == "allow" and self._allowlist is None:
-            pairs = [(str(domain), int(port)) for domain, port in value]
-            self._allowlist = Allowlist(pairs)
-            self._names.keep(domain for domain, _ in pairs)
-        elif kind == "watch" and isinstance(handed, int):
-            watch = Watch(handed, self._processes)
-            asyncio.get_running_loop().add_reader(watch, self._asked, watch)
+        if kind == "watch" and isinstance(handed, int):
+            self._watch(handed)
         elif kind == "connect" and isinstance(handed, socket.socket) and handed.type == socket.SOCK_STREAM:
             name, port = value
             self._start(self._serve(handed, str(name), int(port)))
@@ -109,7 +135,7 @@ class Gate:
         task.add_done_callback(self._tasks.discard)
 
     def _decide(self, name: str, port: int) -> EgressDecision:
-        decision = (self._allowlist or Allowlist()).decide(name, port)
+        decision = self._allowlist.decide(name, port)
         if not decision.allowed:
             _log(decision)
         return decision
@@ -150,7 +176,7 @@ class Gate:
         Raises:
             OSError, RemoteProtocolError: there is none, with the reason.
         """
-        channel = await self._device.connect(self._parent)
+        channel = self._device.connect(self._parent)
         channel.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=channel)
         try:
@@ -176,10 +202,9 @@ class Gate:
 
     def _note_name(self, name: str) -> None:
         """A look-up by itself could carry data out, in the name: so it is decided upon, and the name goes nowhere."""
-        allowlist = self._allowlist or Allowlist()
-        if not allowlist.names(name) and name != self._looked_up:  # a library asks for both kinds of address
+        if not self._allowlist.names(name) and name != self._looked_up:  # a library asks for both kinds of address
             self._looked_up = name
-            _log(allowlist.decide(name, NAME_SERVER[1]))
+            _log(self._allowlist.decide(name, _NAME_SERVER_PORT))
 
     def _asked(self, watch: Watch) -> None:
         try:
@@ -235,3 +260,35 @@ def _is_socket(descriptor: int) -> bool:
 
 def _log(decision: EgressDecision) -> None:
     print(decision, flush=True)
+
+
+def main(level: str, device: str, parent_cid: str, allow: str, channel: str, *listeners: str) -> None:
+    """Serve the way out until standard input ends: the enclave or its hypervisor is gone.
+
+    Args:
+        device: like all that follow but `allow`, a number: here of a descriptor, the enclave's vsock device's.
+        allow: the message with the allowlist.
+        listeners: descriptors, as `Gate.open` takes them.
+    """
+    processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY) if Path("/proc").is_dir() else -1
+    with contextlib.suppress(LabError):  # the app's process found the same, and said so
+        confine_neighbour(Level(level), BASE.parent)
+    gate = Gate(
+        socket.socket(fileno=int(channel)),
+        VsockDevice(socket.socket(fileno=int(device))),
+        VsockAddress(int(parent_cid), EGRESS_PORT),
+        allowed=[(domain, port) for domain, port in json.loads(allow or '{"allow": []}')["allow"]],
+        processes=processes,
+    )
+    asyncio.run(_serve(gate, *map(int, listeners)))
+
+
+async def _serve(gate: Gate, datagrams: int, listener: int, *filters: int) -> None:
+    ended = asyncio.Event()
+    await gate.open(datagrams, listener, filters)
+    asyncio.get_running_loop().add_reader(0, ended.set)
+    await ended.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

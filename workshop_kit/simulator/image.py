@@ -34,6 +34,7 @@ ENCLAVE_MODULES = (
     "edges/forwarder.py",
     "edges/message.py",
     "edges/nsm_device.py",
+    "edges/nsm_socket.py",
     "edges/serving.py",
     "edges/tunnel.py",
     "edges/user_key.py",
@@ -49,7 +50,9 @@ ENCLAVE_MODULES = (
     "service/access.py",
     "service/egress.py",
     "service/manifest.py",
+    "service/rules.py",
     "service/strict_yaml.py",
+    "service/wording.py",
     "simulator/__init__.py",
     "simulator/boot.py",
     "simulator/container.py",
@@ -64,13 +67,16 @@ ENCLAVE_MODULES = (
     "simulator/isolation/seccomp.py",
     "simulator/launch.py",
     "simulator/layout.py",
+    "simulator/messages.py",
     "simulator/names.py",
+    "simulator/reading.py",
     "simulator/supervisor.py",
 )
 """Every module of the kit that an enclave's processes load. A test compares this with a running enclave's."""
 
 KIT = Path(__file__).resolve().parents[1]
 BOOT_SCRIPT = "workshop_kit/simulator/boot.py"
+GATE_SCRIPT = "workshop_kit/simulator/gate.py"
 SERVICE, USERS, DISTRIBUTIONS = "service", "users.yaml", "distributions.txt"
 AUTHORITIES = "authorities.pem"
 LEFT_OUT = frozenset({"__pycache__", ".git", ".DS_Store"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import json
 import os
@@ -10,26 +11,26 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from workshop_kit.edges.egress_client import GATE
 from workshop_kit.edges.enclave_proxy import AsgiApp, EnclaveProxy
-from workshop_kit.edges.forwarder import Forwarder
 from workshop_kit.edges.nsm_device import SocketNsmDevice, extend_and_lock
 from workshop_kit.edges.serving import Server
-from workshop_kit.errors import LabError, ManifestError, WorkshopKitError
-from workshop_kit.evidence.handed_in import READY, HandedIn
+from workshop_kit.errors import LabError, WorkshopKitError
+from workshop_kit.evidence.handed_in import HandedIn
 from workshop_kit.evidence.pcr import Pcr
-from workshop_kit.service.access import Users
-from workshop_kit.service.manifest import MANIFEST_PATH, Manifest, parse_manifest
-from workshop_kit.service.strict_yaml import read_document, text_of
+from workshop_kit.service.rules import Rules
 from workshop_kit.simulator.container import Plan, script_of
 from workshop_kit.simulator.isolation import linux
-from workshop_kit.simulator.isolation.levels import Isolation
-from workshop_kit.simulator.supervisor import Supervisor
+from workshop_kit.simulator.messages import ALLOW, READY
 
-USERS, AUTHORITIES = "users.yaml", "authorities.pem"
+if TYPE_CHECKING:
+    from workshop_kit.simulator.supervisor import Supervisor
+
+AUTHORITIES = "authorities.pem"
 
 
 class Inside:
@@ -37,16 +38,22 @@ class Inside:
 
     Args:
         application: the second ramdisk's folder.
+        rules: gives what the proxy enforces, or says why there is nothing.
         report: the descriptor for one line: that it serves, or why not.
         gate: messages to the process beside this one, through which all goes that leaves.
     """
 
     def __init__(
-        self, application: Path, handed_in: HandedIn, isolation: Isolation, report: int, gate: socket.socket
+        self,
+        application: Path,
+        handed_in: HandedIn,
+        rules: Callable[[], Rules],
+        report: int,
+        gate: socket.socket,
     ) -> None:
         self.application = application
         self.handed_in = handed_in
-        self.isolation = isolation
+        self.rules = rules
         self.report = report
         self.gate = gate
 
@@ -55,21 +62,23 @@ class Inside:
         threading.Thread(target=_die_with_the_hypervisor, daemon=True).start()
         device = SocketNsmDevice(socket.socket(fileno=nsm))
         try:
-            manifest = _manifest(self.application)
-            users = _users(self.application, manifest, self.handed_in.users)
-            _check_configuration(self.handed_in.runtime_config)
+            rules = self.rules()
             # Before a line of the application runs: else it could extend the PCR first.
             digest = self.handed_in.digest()
             asyncio.run(extend_and_lock(device, index=Pcr.USERS_AND_RUNTIME_CONFIG, data=digest))
-            self._open_the_gate(manifest)
+            self._open_the_gate(rules)
         except WorkshopKitError as error:
             self._refuse(error)
         _trust_the_images_authorities(self.application)
-        port = manifest.traffic.inbound[0].port
-        app = _load_app(self.application / "service") if plan is None else Forwarder(port)
-        proxy = EnclaveProxy(app, manifest=manifest, users=users, nsm=device)
-        supervisor = None if plan is None else self._supervisor(plan, environment)
-        asyncio.run(self._serve(proxy, socket.socket(fileno=vsock), supervisor, port))
+        if plan is None:
+            app, supervisor = _load_app(self.application / "service"), None
+        else:
+            from workshop_kit.edges.forwarder import Forwarder  # late, as most services need neither
+
+            app, supervisor = Forwarder(rules.port), self._supervisor(plan, environment)
+        _look_for_garbage_again()
+        proxy = EnclaveProxy(app, rules=rules, nsm=device)
+        asyncio.run(self._serve(proxy, socket.socket(fileno=vsock), supervisor, rules.port))
 
     async def _serve(
         self, proxy: EnclaveProxy, listener: socket.socket, services: Supervisor | None, port: int
@@ -83,6 +92,8 @@ class Inside:
         await Server(proxy, on_ready=self._say_ready, lifespan="on").serve(sockets=[listener])
 
     def _supervisor(self, plan: Plan, environment: Path | None) -> Supervisor:
+        from workshop_kit.simulator.supervisor import Supervisor
+
         # Other processes of the same user would read this one's memory, with the sessions' keys in it.
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         service = self.application / "service"
@@ -95,10 +106,9 @@ class Inside:
         variables["PATH"] = f"{environment}/bin:{variables['PATH']}"
         return Supervisor(commands, environment=variables, folder=Path(plan.workdir), gate=self.gate)
 
-    def _open_the_gate(self, manifest: Manifest) -> None:
+    def _open_the_gate(self, rules: Rules) -> None:
         """Hand in the allowlist, once and for all, and let the app find the way out."""
-        pairs = [(entry.domain, entry.port) for entry in manifest.traffic.outbound]
-        self.gate.send(json.dumps({"allow": pairs}).encode())
+        self.gate.send(ALLOW + json.dumps(rules.outbound).encode() + b"}")
         self.gate.set_inheritable(True)
         os.environ[GATE] = str(self.gate.fileno())
 
@@ -107,7 +117,7 @@ class Inside:
         sys.exit(1)
 
     def _say_ready(self) -> None:
-        os.write(self.report, READY + json.dumps(self.isolation.as_dict()).encode() + b"\n")
+        os.write(self.report, READY)
         os.close(self.report)
 
 
@@ -117,11 +127,11 @@ def _die_with_the_hypervisor() -> None:
     os._exit(0)
 
 
-def _manifest(application: Path) -> Manifest:
-    file = application / "service" / MANIFEST_PATH
-    if not file.exists():
-        raise ManifestError(f"expected {MANIFEST_PATH} in the image's second ramdisk, got none; build it again")
-    return parse_manifest(file.read_text())
+def _look_for_garbage_again() -> None:
+    """`loader` stopped that. What has been made since counts as old: else all of it would be looked through at once."""
+    gc.freeze()
+    gc.unfreeze()
+    gc.enable()
 
 
 def _trust_the_images_authorities(application: Path) -> None:
@@ -129,25 +139,6 @@ def _trust_the_images_authorities(application: Path) -> None:
     file = application / AUTHORITIES
     if file.is_file():
         os.environ.update(dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), str(file)))
-
-
-def _users(application: Path, manifest: Manifest, handed_in: bytes | None) -> Users:
-    """Those measured into the image, or else those handed in: never both, or an operator could add one of his own."""
-    file = application / USERS
-    if handed_in is None:
-        return Users.from_yaml(file.read_text(), manifest) if file.exists() else Users(())
-    if file.exists():
-        raise ManifestError(
-            "expected no users at run time, since this image has its own, measured; got some: "
-            "leave them out, or build the image without users",
-            file=USERS,
-        )
-    return Users.from_yaml(text_of(handed_in, file=USERS), manifest)
-
-
-def _check_configuration(handed_in: bytes | None) -> None:
-    if handed_in is not None:
-        read_document(text_of(handed_in, file="runtime.yaml"), file="runtime.yaml")
 
 
 def _load_app(service: Path) -> AsgiApp:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +33,8 @@ def read_plan(application: Path) -> Plan | None:
 
 def lay_out(plan: Plan, service: Path, staging: Path) -> Layout:
     """Copy into `staging` what the plan copies, each under the name that it has in the tree."""
+    import shutil  # late, as most enclaves have no plan
+
     paths = [path.relative_to(service).as_posix() for path in service.rglob("*") if path.is_symlink() or path.is_file()]
     placed = laid_out(plan.copies, paths)
     files = {}

@@ -7,12 +7,14 @@ instance not at all. Answers to bad requests follow QEMU's virtio-nsm, the one p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 
-from workshop_kit.errors import NsmError
+from workshop_kit.errors import LabError, NsmError
 from workshop_kit.evidence import cose, nsm_api, pcr
 from workshop_kit.evidence.document import DIGEST, MAX_OPTIONAL, AttestationDocument
-from workshop_kit.simulator.pki import Pki, Random
+from workshop_kit.simulator.pki import Pki
+from workshop_kit.simulator.register import Random
 
 VERSION = (1, 0, 0)
 LOCKED_AT_START = 16
@@ -41,6 +43,11 @@ class Nsm:
         self._pcrs[pcr.Pcr.PARENT_INSTANCE_ID] = pcr.measure_name(instance_id)
         self._locked = set(range(LOCKED_AT_START))
 
+    def prepare(self, now: datetime) -> None:
+        """Have the certificate made that the first document needs; where that fails, it will be tried again then."""
+        with suppress(LabError):
+            self._pki.signer(self.module_id, now=now)
+
     def handle(self, request: bytes, *, now: datetime) -> bytes:
         """The response to `request`, both in the NSM API's CBOR. Never raises: what is wrong comes back as a code."""
         try:
@@ -48,6 +55,8 @@ class Nsm:
             answer = self._operations[name](self, now, **fields)
         except NsmError as error:
             return nsm_api.encode_error(error.code)
+        except LabError:  # no certificate is to be had
+            return nsm_api.encode_error("InternalError")
         return nsm_api.encode_response(name, answer)
 
     def _attestation(

@@ -73,8 +73,8 @@ def environment_for(
     return environment
 
 
-def measured_environment(plan: Plan, folder: Path, listed: Path) -> tuple[Path, Path]:
-    """The environment that a plan's image was measured with, and the installation of its Python.
+def measured_environment(plan: Plan, folder: Path, listed: Path) -> tuple[Path, Path, str]:
+    """The environment that a plan's image was measured with, the installation of its Python, and the note on that.
 
     Args:
         listed: the file of what `distribution_list` gave when the image was built.
@@ -82,7 +82,7 @@ def measured_environment(plan: Plan, folder: Path, listed: Path) -> tuple[Path, 
     Raises:
         ImageError: this machine has others, or cannot install them.
     """
-    python, _ = find_python(plan.python)
+    python, note = find_python(plan.python)
     environment = environment_for(text_of_requirements(plan), folder, python=python, base=plan.python)
     wanted = set(listed.read_text().splitlines()) if listed.is_file() else set()
     if others := sorted(wanted ^ set(distribution_list(environment).splitlines())):
@@ -90,7 +90,7 @@ def measured_environment(plan: Plan, folder: Path, listed: Path) -> tuple[Path, 
             f"expected the distributions that the image measures, got others on this machine "
             f"({others[0].partition(' ')[0]} differs): build the image here, or run it where it was built"
         )
-    return environment, python.parent.parent
+    return environment, python.parent.parent, note
 
 
 def _cache() -> Path:

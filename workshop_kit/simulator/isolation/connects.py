@@ -8,30 +8,29 @@ meanwhile, since its network has no other end: whoever slips through reaches the
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
-import platform
 import select
 import socket
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from workshop_kit.simulator.isolation import linux, seccomp
+from workshop_kit.simulator.messages import WATCH
 
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
 _RECEIVE, _SEND, _STILL_WAITING = 0xC0502100, 0xC0182101, 0x40082102  # ioctls of linux/seccomp.h
 _QUESTION, _ANSWER, _NUMBER = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI"), struct.Struct("=Q")
+_TIME = struct.Struct("@ll")
 _GO_ON = 1
 _LONGEST_ADDRESS = 128
 _MAPPED = bytes(10) + b"\xff\xff"
-
-
-WATCH = b'{"watch": true}'
-"""The message that brings a filter's listener to whoever answers what it asks."""
 
 
 def hand_over(answerer: socket.socket, listener: int) -> None:
@@ -63,7 +62,7 @@ def watch() -> int:
     Raises:
         OSError: the kernel has no such filter, or another program listens to one.
     """
-    machine = platform.machine()
+    machine = linux.machine()
     program = seccomp.loaded(steps(machine))
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     flags = (ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(_NEW_LISTENER))
@@ -122,7 +121,7 @@ class Watch:
                 return None
             raise
         number, thread, _, call, _, _, *arguments = _QUESTION.unpack(buffer)
-        datagram = call == seccomp.number_of("sendto", platform.machine())
+        datagram = call == seccomp.number_of("sendto", linux.machine())
         place, length = arguments[4:6] if datagram else arguments[1:3]
         try:
             data = _read(thread, place, min(length, _LONGEST_ADDRESS))
@@ -154,7 +153,8 @@ class Watch:
         try:
             with self._socket_of(attempt) as theirs:
                 here = "::ffff:127.0.0.1" if theirs.family == socket.AF_INET6 else "127.0.0.1"
-                error = theirs.connect_ex((here, port))
+                with _patient(theirs):
+                    error = theirs.connect_ex((here, port))
                 address, own = theirs.getsockname()[:2]
         except OSError as gone:
             self.fail(attempt, gone.errno or errno.EPERM)
@@ -184,6 +184,17 @@ class Watch:
         except OSError as gone:
             if gone.errno != errno.ENOENT:  # it no longer waits
                 raise
+
+
+@contextlib.contextmanager
+def _patient(connection: socket.socket) -> Iterator[None]:
+    """Connect within a second: an app's socket may be one that hears no answer."""
+    given = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIME.size)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIME.pack(1, 0))
+    try:
+        yield
+    finally:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, given)
 
 
 def _address(data: bytes) -> tuple[str, int]:

@@ -11,14 +11,13 @@ A layer that cannot be had is named with the reason. Python's audit hooks are no
 from __future__ import annotations
 
 import os
-import platform
+import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from workshop_kit.errors import LabError
 from workshop_kit.simulator.isolation import connects, landlock, linux, namespaces, seccomp
@@ -51,11 +50,11 @@ _OPEN: dict[Level, tuple[str, ...]] = {
         "signal and trace the other processes of whoever runs it, and leave some behind",
     ),
 }
+_TO_DO_WITHOUT = "to run without, say --unisolated (a lab: unisolated=True)"
 _WITHOUT_LANDLOCK = "read every file of whoever runs it, and write there"
 
 
-@dataclass(frozen=True)
-class Isolation:
+class Isolation(NamedTuple):
     """What was obtained.
 
     Attributes:
@@ -64,7 +63,7 @@ class Isolation:
     """
 
     level: Level
-    layers: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, str] = MappingProxyType({})
 
     @property
     def open(self) -> tuple[str, ...]:
@@ -73,7 +72,7 @@ class Isolation:
         return ((_WITHOUT_LANDLOCK,) if files else ()) + _OPEN[self.level]
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "level": self.level.value}
+        return {"level": self.level.value, "layers": dict(self.layers)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Isolation:
@@ -108,6 +107,9 @@ class Confinement:
     def fork(self) -> int:
         """0 in the process for the app, in namespaces where they are wanted and to be had; its number in this one.
 
+        It does not end with this one, unless it asks for that (PR_SET_PDEATHSIG). Elsewhere than on Linux there is no
+        other process.
+
         Raises:
             LabError: namespaces failed half-way in.
         """
@@ -124,7 +126,7 @@ class Confinement:
             else:
                 self.layers["namespaces"] = OBTAINED
                 return child
-        return os.fork()
+        return os.fork() if sys.platform == "linux" else 0
 
     def restrict(self) -> Isolation:
         """The other layers, on this process, which has one thread.
@@ -139,9 +141,7 @@ class Confinement:
         self.layers["landlock"] = _try(self._restrict_files)
         self.layers["seccomp"] = _try(self._filter)
         if self.layers["seccomp"] != OBTAINED:
-            raise LabError(
-                f"no isolation is to be had here (seccomp: {self.layers['seccomp']}); to run without, say --unisolated"
-            )
+            raise LabError(f"no isolation is to be had here (seccomp: {self.layers['seccomp']}); {_TO_DO_WITHOUT}")
         if own:
             self.layers["connections"] = _try(self._watch)
         return Isolation(self.level, self.layers)
@@ -167,7 +167,7 @@ class Confinement:
             sockets=seccomp.OWN_LOOPBACK if own else (),
             own_tree=own,
             signals=[os.getpid()],
-            machine=platform.machine(),
+            machine=linux.machine(),
             ends_with_parent=self._holds_app,
         )
         seccomp.install(steps)
@@ -191,13 +191,15 @@ def isolate(
     if child := confinement.fork():
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os._exit(status if status >= 0 else 128 - status)
+    if sys.platform == "linux":
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     isolation = confinement.restrict()
     if confinement.listener >= 0:
         os.close(confinement.listener)  # nobody answers: a connection fails instead of waiting
     return isolation
 
 
-def confine_neighbour(level: Level, root: Path, child: int) -> None:
+def confine_neighbour(level: Level, root: Path) -> None:
     """Take from this process what it has no use for: it stands beside the app's and hears what that one says.
 
     Raises:
@@ -209,10 +211,10 @@ def confine_neighbour(level: Level, root: Path, child: int) -> None:
         _try(lambda: landlock.restrict(read=[*interpreter(), root], write=(), network=False))
     # The app's own sockets are connected from here, in a network that has no other end.
     spared = ("connect", "pidfd_getfd", "process_vm_readv") if level is Level.NAMESPACES else ()
-    signals = [os.getpid(), child]
-    steps = seccomp.program(sockets=(), own_tree=False, signals=signals, machine=platform.machine(), spared=spared)
+    signals = [os.getpid()]
+    steps = seccomp.program(sockets=(), own_tree=False, signals=signals, machine=linux.machine(), spared=spared)
     if (refused := _try(lambda: seccomp.install(steps))) != OBTAINED:
-        raise LabError(f"no isolation is to be had here (seccomp: {refused}); to run without, say --unisolated")
+        raise LabError(f"no isolation is to be had here (seccomp: {refused}); {_TO_DO_WITHOUT}")
 
 
 _RANDOM = (Path("/dev/urandom"), Path("/dev/random"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Callable
 
 CLONE_NEWNS = 0x00020000
@@ -20,6 +21,7 @@ MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+PR_SET_CHILD_SUBREAPER = 36
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 _CAPSET_VERSION_3 = 0x20080522
@@ -28,12 +30,19 @@ _LAST_CAPABILITY = 63
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def machine() -> str:
+    """The processor's name, as `platform.machine` gives it."""
+    return os.uname().machine
+
+
 def call(name: str, *arguments: object) -> int:
     """A function of the C library by name.
 
     Raises:
-        OSError: it failed, with its errno.
+        OSError: it failed, with its errno, or this system's library has none.
     """
+    if not hasattr(_libc, name):
+        raise OSError(errno.ENOSYS, f"{name}: {os.strerror(errno.ENOSYS)}")
     result: int = getattr(_libc, name)(*arguments)
     if result < 0:
         error = ctypes.get_errno()
@@ -47,6 +56,8 @@ def syscall(number: int, *arguments: object) -> int:
     Raises:
         OSError: it failed, with its errno.
     """
+    if sys.platform != "linux":  # others have other numbers
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     return call("syscall", ctypes.c_long(number), *arguments)
 
 

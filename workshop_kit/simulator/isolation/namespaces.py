@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
-import signal
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -28,13 +26,13 @@ _NEW = (
 _NOBODY = 65534
 _READ_ONLY = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
-_LOCKED = {  # flags of a mount that one made from it must keep (user_namespaces(7))
-    os.ST_NOSUID: linux.MS_NOSUID,
-    os.ST_NODEV: linux.MS_NODEV,
-    os.ST_NOEXEC: linux.MS_NOEXEC,
-    os.ST_NOATIME: 0x400,
-    os.ST_NODIRATIME: 0x800,
-    os.ST_RELATIME: 0x200000,
+_LOCKED = {  # flags of a mount that one made from it must keep (user_namespaces(7)), as statvfs(3) gives them
+    0x2: linux.MS_NOSUID,
+    0x4: linux.MS_NODEV,
+    0x8: linux.MS_NOEXEC,
+    0x400: 0x400,  # without times of access
+    0x800: 0x800,  # nor those of folders
+    0x1000: 0x200000,  # or rarely
 }
 
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -72,8 +70,8 @@ class Tree(NamedTuple):
 def fork(tree: Tree) -> int:
     """Fork into new namespaces: 0 in process 1 of them, in a file tree of its own; its number in this process.
 
-    Both share the network and the file tree from now on; this process keeps its place among the machine's processes,
-    and the other ends with it. To be called while there is one thread. What is open stays open.
+    This process keeps its place among the machine's processes. To be called while there is one thread. What is open
+    stays open.
 
     Raises:
         OSError: this machine forbids it; nothing has changed.
@@ -85,7 +83,6 @@ def fork(tree: Tree) -> int:
         _raise_loopback()
         child = os.fork()
         if child == 0:
-            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
             _change_root(tree, inside)
     except OSError as error:
         raise LabError(f"namespaces: {error}; to do without them, say --isolation seccomp") from None
@@ -184,6 +181,8 @@ def _show(path: Path, root: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """A folder of the machine's as one of the enclave's own, in its memory, where the app may write."""
+    import shutil  # late, as few enclaves copy
+
     target.mkdir(parents=True, exist_ok=True)
     linux.mount("tmpfs", str(target), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
     shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)

@@ -26,6 +26,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "connect": (42, 203),
     "sendto": (44, 206),
+    "setsockopt": (54, 208),
     "prctl": (157, 167),
     "bind": (49, 200),
     "clone": (56, 220),
@@ -127,7 +128,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
 }
-_DECIDED_BY_ARGUMENT = ("socket", "clone", "clone3", "kill", "tgkill", "prlimit64", "prctl", "sendto")
+_DECIDED_BY_ARGUMENT = ("socket", "clone", "clone3", "kill", "tgkill", "prlimit64", "prctl", "sendto", "setsockopt")
 _NETWORK = ("connect", "bind")
 _PROCESSES = ("fork", "vfork", "execve", "execveat")
 _OTHER_PROCESSES = (
@@ -176,7 +177,7 @@ def program(
     spared: Iterable[str] = (),
     ends_with_parent: bool = False,
 ) -> list[Step]:
-    """The filter, for a processor by the name that `platform.machine` gives it.
+    """The filter, for a processor by the name that `linux.machine` gives it.
 
     Args:
         sockets: families that may be opened; () leaves neither connect nor bind.
@@ -206,6 +207,8 @@ def program(
             steps += _when(_NUMBERS[name][column], _only(0, targets, errno.EPERM))
     if ends_with_parent:
         steps += _when(_NUMBERS["prctl"][column], _all_but(0, linux.PR_SET_PDEATHSIG, errno.EPERM))
+    if families:
+        steps += _when(_NUMBERS["setsockopt"][column], _LINGERING)
     steps += _when(_NUMBERS["socket"][column], _only(0, families, errno.EAFNOSUPPORT))
     return [*steps, (RETURN, 0, 0, ALLOW)]
 
@@ -259,6 +262,16 @@ def _clone(processes: bool) -> list[Step]:
     if not processes:
         steps += [(ANY_BIT, 1, 0, _CLONE_THREAD), _fail(errno.EPERM)]
     return [*steps, (RETURN, 0, 0, ALLOW)]
+
+
+# Whoever is handed such a socket and closes it may wait for its peer as long as the app likes (SO_LINGER): the call
+# succeeds and changes nothing.
+_LINGERING: list[Step] = [
+    *((LOAD, 0, 0, argument(1)), (EQUAL, 0, 3, 1)),  # SOL_SOCKET
+    *((LOAD, 0, 0, argument(2)), (EQUAL, 0, 1, 13)),  # SO_LINGER
+    (RETURN, 0, 0, FAIL_WITH),
+    (RETURN, 0, 0, ALLOW),
+]
 
 
 def _only(place: int, values: Iterable[int], error: int) -> list[Step]:
