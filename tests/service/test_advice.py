@@ -113,6 +113,40 @@ def test_prefixes_parameters_and_mounts_are_followed(
     assert len(warned(app, unanswered, **files)) == 1
 
 
+TWO = {"one": ROUTER.format(""), "two": ROUTER.format("").replace("x", "y").replace("def y()", "def y(url: str)")}
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        "import one, two\napp.include_router(one.router, prefix='/p')\napp.include_router(two.router, prefix='/q')\n",
+        "from routes import one, two\napp.include_router(one.router, prefix='/p')\n"
+        "app.include_router(two.router, prefix='/q')\n",
+        "from routes.one import router as first\nfrom routes.two import router as second\n"
+        "app.include_router(first, prefix='/p')\napp.include_router(second, prefix='/q')\n",
+        "import one as first\nimport two as second\n"
+        "app.include_router(first.router, prefix='/p')\napp.include_router(second.router, prefix='/q')\n",
+    ],
+)
+def test_routers_of_one_name_in_two_files_are_two(app: str) -> None:
+    """As most services of some size have them: each file its `router`."""
+    folder = "routes/" if "routes" in app else ""
+    files = {f"{folder}{name}": source for name, source in TWO.items()}
+    assert warned(FASTAPI + app, "/p/x", more=OUTBOUND, **files) == ()
+    for path in ("/p/y", "/q/x", "/x", "/y"):
+        assert len(warned(FASTAPI + app, path, **files)) == 1, path
+    (line,) = warned(FASTAPI + app, "/q/y", more=OUTBOUND, **files)
+    assert f"the caller's URL ('url', src/{folder}two.py:4)" in line
+
+
+def test_describing_routes_to_openapi_adds_none() -> None:
+    """FastAPI's documentation has an app do so, to change its description."""
+    described = "from fastapi.openapi.utils import get_openapi\n@app.get('/x')\ndef x(): ...\n"
+    described += "def custom():\n    return get_openapi(title='t', routes=app.routes)\napp.openapi = custom\n"
+    assert len(warned(FASTAPI + described, "/y")) == 1
+    assert warned(FASTAPI + described.replace("get_openapi(title='t', ", "change("), "/y") == ()
+
+
 KNOWN = FASTAPI + "@app.get('/x')\ndef x(): ...\n"
 UNCLEAR = {
     "no route at all": FASTAPI,

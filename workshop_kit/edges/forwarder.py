@@ -147,8 +147,11 @@ class _Connection:
         return data
 
 
+_WORDS = "its own words are on the console, which debug mode opens"
+
+
 def _unlike(expected: str, actual: str) -> ServiceError:
-    return ServiceError(f"expected {expected} from the service, got {actual}: look into the service's own log")
+    return ServiceError(f"expected {expected} from the service, got {actual}: {_WORDS}")
 
 
 class _Request:
@@ -246,6 +249,8 @@ class _Response:
                 raise _unlike("an HTTP/1.1 response", f"something else ({error})") from None
 
     def _end(self) -> None:
+        if self._room == MAX_HEAD:
+            raise _unlike("a response", "the end of its connection")
         names = {name for name, _ in self._headers}
         if not self._status or names & {b"content-length", b"transfer-encoding"}:
             raise _unlike("a whole response", "the end of its connection in the middle")
@@ -272,7 +277,7 @@ class _Response:
             for name, value in self._headers:
                 _field(name, value)  # some versions of the parser leave a space behind a name
         except RemoteProtocolError as error:
-            raise ServiceError(f"{error}: look into the service's own log") from None
+            raise ServiceError(f"{error}: {_WORDS}") from None
         return {"type": "http.response.start", "status": self._status, "headers": end_to_end(self._headers)}
 
     # Called by httptools.

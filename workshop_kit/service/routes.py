@@ -129,7 +129,11 @@ class _Registered:
 
 
 class _Finder:
-    """Reads all files in two passes: what is defined, then what is called. Equal names of two files are one name."""
+    """Reads all files in two passes: what is defined, then what is called.
+
+    Equal names of two files are one name, but of routers: those are told apart by file, where the imports say which is
+    meant.
+    """
 
     def __init__(self, trees: Mapping[str, ast.Module]) -> None:
         self._trees = trees
@@ -140,14 +144,15 @@ class _Finder:
         self._registered: list[_Registered] = []
         self._mounts: list[str] = []
         self._aliases: dict[str, str] = {}
+        self._imports: dict[str, dict[str, tuple[str, str]]] = {file: {} for file in trees}
         self._read: set[ast.AST] = set()
         self._fastapi = False
         self._complete = True
         self._definitions = Definitions()
 
     def result(self) -> Routes:
-        for tree in self._trees.values():
-            self._define(tree)
+        for file, tree in self._trees.items():
+            self._define(tree, file)
         for file, tree in self._trees.items():
             self._calls(tree, file)
         routes = [
@@ -181,7 +186,7 @@ class _Finder:
 
     # --- first pass ---
 
-    def _define(self, tree: ast.Module) -> None:
+    def _define(self, tree: ast.Module, file: str) -> None:
         for node in ast.walk(tree):
             if isinstance(node, Function):
                 self._definitions.functions.setdefault(node.name, []).append(node)
@@ -189,12 +194,17 @@ class _Finder:
                 self._definitions.classes.setdefault(node.name, []).append(node)
             elif isinstance(node, ast.ImportFrom):
                 self._aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
+                module = (node.module or "").rpartition(".")[2]
+                self._imports[file] |= {alias.asname or alias.name: (module, alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                named = {alias.asname: alias.name for alias in node.names if alias.asname}
+                self._imports[file] |= {name: ("", module.rpartition(".")[2]) for name, module in named.items()}
             elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 with self._noted():
-                    self._construct({name_of(target) for target in targets}, node.value)
+                    self._construct({name_of(target) for target in targets}, node.value, file)
 
-    def _construct(self, names: set[str], call: ast.Call) -> None:
+    def _construct(self, names: set[str], call: ast.Call, file: str) -> None:
         if (kind := name_of(call.func)) in _APPS:
             self._apps |= names
             self._fastapi |= kind == "FastAPI"
@@ -202,7 +212,7 @@ class _Finder:
                 self._mounts.append("/static")
         elif kind in _ROUTERS:
             for name in names:
-                self._prefixes.setdefault(name, set()).add(self._keyword(call, *_PREFIX))
+                self._prefixes.setdefault(_router(file, name), set()).add(self._keyword(call, *_PREFIX))
 
     def _has_plain_entry(self) -> bool:
         """`app` is made here, or by a function of the author's: a wrapper may answer what it likes."""
@@ -237,8 +247,11 @@ class _Finder:
             self._decorators(node, file)
         elif isinstance(node, ast.Call):
             self._call(node, file, foreign)
-        elif isinstance(node, ast.Attribute) and node.attr == "routes" and name_of(node.value) in self._routers():
-            raise _UnclearError  # a list of routes that is changed, or handed on
+        elif isinstance(node, ast.Attribute) and self._is_list_of_routes(node):
+            raise _UnclearError  # it may be changed, or handed on
+
+    def _is_list_of_routes(self, node: ast.Attribute) -> bool:
+        return node.attr == "routes" and node not in self._read and name_of(node.value) in self._routers()
 
     def _decorators(self, node: Function | ast.ClassDef, file: str) -> None:
         for call in node.decorator_list:
@@ -254,9 +267,11 @@ class _Finder:
         elif name in _MOUNTS:
             self._mounts.append(self._first(call).rstrip("/"))
         elif name in _INCLUDES and isinstance(call.func, ast.Attribute):
-            self._include(name_of(call.func.value), call, foreign)
+            self._include(name_of(call.func.value), call, file, foreign)
         elif name == "FastAPI":
             self._own_pages(call, file)
+        elif name == "get_openapi":  # FastAPI's, which describes routes and adds none
+            self._read |= {keyword.value for keyword in call.keywords if keyword.arg == "routes"}
         elif name not in _KNOWN_CALLS | set(self._definitions.functions):
             self._require_not_given_away(call)
 
@@ -264,24 +279,39 @@ class _Finder:
         path = self._first(call)
         if path and not path.startswith("/"):
             return  # `@settings.get("name")`: no route
-        owner = None if owner is None else self._aliases.get(owner, owner)
-        self._registered.append(_Registered(owner, path, file, handlers))
+        owners = [None] if owner is None else sorted(self._owners(ast.Name(owner), file))
+        self._registered += [_Registered(each, path, file, handlers) for each in owners]
 
     def _handlers(self, call: ast.Call) -> tuple[Function, ...]:
         given = [*call.args[1:], *(keyword.value for keyword in call.keywords)]
         functions = self._definitions.functions
         return tuple(function for node in given for function in functions.get(name_of(node), ()))
 
-    def _include(self, parent: str, call: ast.Call, foreign: set[str]) -> None:
+    def _include(self, parent: str, call: ast.Call, file: str, foreign: set[str]) -> None:
         named = [keyword.value for keyword in call.keywords if keyword.arg in ("router", "blueprint")]
         child = next(iter([*call.args, *named]), None)
         root = child.value if isinstance(child, ast.Attribute) else child
-        if not isinstance(root, ast.Name) or root.id in foreign:
+        if child is None or not isinstance(root, ast.Name) or root.id in foreign:
             raise _UnclearError
-        name = self._aliases.get(name_of(child), name_of(child))
-        if name not in self._prefixes:
+        children = self._owners(child, file)
+        if not children <= self._prefixes.keys():
             raise _UnclearError
-        self._includes.append((parent, name, self._keyword(call, *_PREFIX)))
+        prefix = self._keyword(call, *_PREFIX)
+        parents = self._owners(ast.Name(parent), file)
+        self._includes += [(each, one, prefix) for each in sorted(parents) for one in sorted(children)]
+
+    def _owners(self, node: ast.expr, file: str) -> set[str]:
+        """The app or the routers that `router` or `module.router` means in a file: all of that name, where none is."""
+        name = name_of(node)
+        module = name_of(node.value) if isinstance(node, ast.Attribute) else ""
+        if not module and _router(file, name) in self._prefixes:
+            return {_router(file, name)}
+        source, original = self._imports[file].get(module or name, ("", module or name))
+        module, name = (original, name) if module else (source, original)
+        if name in self._apps:
+            return {name}
+        named = {each for each in self._prefixes if each.endswith(_router("", name))}
+        return {each for each in named if _module_of(each) == module} or named or {name}
 
     def _own_pages(self, call: ast.Call, file: str) -> None:
         if any(keyword.arg in (None, "routes") for keyword in call.keywords):
@@ -297,7 +327,7 @@ class _Finder:
             raise _UnclearError
 
     def _routers(self) -> set[str]:
-        return self._apps | set(self._prefixes) | {"router"}
+        return self._apps | {each.rpartition(":")[2] for each in self._prefixes} | {"router"}
 
     # --- texts and prefixes ---
 
@@ -330,6 +360,17 @@ class _Finder:
             if child == owner:
                 outer |= {base + prefix for base in self._bases(parent, (*seen, owner))}
         return {base + prefix for base in outer or {""} for prefix in self._prefixes.get(owner, {""})}
+
+
+def _router(file: str, name: str) -> str:
+    """What a router goes by here."""
+    return f"{file}:{name}"
+
+
+def _module_of(router: str) -> str:
+    """The last part of the name that the router's file is imported by."""
+    path = router.partition(":")[0].removesuffix(".py").removesuffix("/__init__")
+    return path.rpartition("/")[2]
 
 
 def _bound(node: ast.AST) -> set[str]:

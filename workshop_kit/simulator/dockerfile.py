@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from workshop_kit.errors import ImageError, ManifestError
 from workshop_kit.evidence.cpio import Entry, Link
 from workshop_kit.service.manifest import MANIFEST_PATH, BuildArgument, Manifest
-from workshop_kit.service.strict_yaml import show
+from workshop_kit.service.wording import show
 from workshop_kit.simulator.container import RUN_SCRIPT, Plan, laid_out
 from workshop_kit.simulator.dockerfile_copy import Copies, Folder, absolute
 from workshop_kit.simulator.dockerfile_run import read_run
@@ -71,7 +71,10 @@ def plan_of(
     if services:
         notes += reading.unused_commands()
     else:
-        services = {SERVICE: reading.commands() or _default_command(reading, manifest, folder)}
+        if not (command := reading.commands()):
+            command = _default_command(reading, manifest, folder)
+            notes.append(f"{folder}: nothing says what to start, so this is: {' '.join(command)}")
+        services = {SERVICE: command}
     plan = Plan(
         python=wanted_python(manifest.base_image),
         workdir=reading.workdir,
