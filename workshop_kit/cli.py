@@ -321,11 +321,16 @@ def demo() -> None:
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def lab(context: typer.Context) -> None:
+def lab(
+    context: typer.Context,
+    unisolated: Annotated[
+        bool, typer.Option("--unisolated", help="Labs run enclaves that nothing keeps in; each says so.")
+    ] = False,
+) -> None:
     """Open the workshop in JupyterLab, on a copy in my-work/. Further arguments go to JupyterLab."""
     from workshop_kit.tasks import open_lab
 
-    open_lab(context.args)
+    open_lab(context.args, unisolated=unisolated)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -19,8 +19,11 @@ _SHIPPED = ".shipped.json"
 _SETTINGS = Path(__file__).resolve().parent / "notebook" / "lab_settings"
 
 
-def open_lab(arguments: list[str]) -> None:
+def open_lab(arguments: list[str], *, unisolated: bool = False) -> None:
     """Become JupyterLab, on the learner's copy of the pages.
+
+    Args:
+        unisolated: labs in it do without isolation.
 
     Raises:
         LabError: JupyterLab is not installed here.
@@ -31,6 +34,10 @@ def open_lab(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={work}", *_quiet(), *arguments]
     if subprocess.run([sys.executable, "-c", "import jupyterlab"], capture_output=True, check=False).returncode:
         raise LabError("JupyterLab is not installed here: run `python3 workshop.py lab` in the repository")
+    if unisolated:
+        from workshop_kit.notebook.lab import UNISOLATED  # late, as it loads the kit
+
+        os.environ[UNISOLATED] = "1"
     print(f"JupyterLab opens {work} in your browser; Ctrl-C here ends it", file=sys.stderr, flush=True)
     os.execv(sys.executable, command)
 

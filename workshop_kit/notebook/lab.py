@@ -7,7 +7,9 @@ alice.get("/compare").json()
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import tempfile
 import weakref
 from functools import cached_property
@@ -25,7 +27,11 @@ from workshop_kit.service.access import User, Users
 from workshop_kit.service.manifest import MANIFEST_PATH, parse_manifest
 from workshop_kit.simulator.build import build_enclave
 from workshop_kit.simulator.enclave import Enclave, Infrastructure, run_enclave
+from workshop_kit.simulator.isolation.levels import Level
 from workshop_kit.verifier import AnyPolicy, AppraisalResult, Policy, ReferenceValues, TrustAnchor
+
+UNISOLATED = "WORKSHOP_UNISOLATED"
+"""The variable that says that labs do without isolation."""
 
 
 class Lab:
@@ -34,15 +40,26 @@ class Lab:
     Args:
         service: a folder of data/services.
         users: their names; each gets the manifest's first role and a fresh key.
+        unisolated: run enclaves whose app nothing keeps from this machine, on one that offers nothing for it. Default:
+            whether `workshop lab --unisolated` opened this page.
+
+    Whatever an enclave of this lab gets of isolation less than all, the lab says, in plain words, as it starts.
 
     Attributes:
         folder: a copy of the service folder, to read and to edit.
         keys: each user's key.
         image: what the build made, the users' public keys included.
         reference_values: the build's own, as each user would compute them.
+        isolation: the level that enclaves get at most; `enclave.isolation` says what one has got.
     """
 
-    def __init__(self, service: str = "millionaires", users: tuple[str, ...] = ("Alice", "Bob")) -> None:
+    def __init__(
+        self,
+        service: str = "millionaires",
+        users: tuple[str, ...] = ("Alice", "Bob"),
+        *,
+        unisolated: bool | None = None,
+    ) -> None:
         source = shipped.folder("data") / "services" / service
         if not source.is_dir():
             known = ", ".join(sorted(each.name for each in source.parent.iterdir() if each.is_dir()))
@@ -51,6 +68,8 @@ class Lab:
         self.folder = Path(self._directory.name) / service
         shutil.copytree(source, self.folder)
         self.keys = {name: UserKey.generate() for name in users}
+        asked = UNISOLATED in os.environ if unisolated is None else unisolated
+        self.isolation = Level.NONE if asked else Level.NAMESPACES
         self.results: list[AppraisalResult] = []
         self._enclaves: list[Enclave] = []
         self._clients: list[httpx.Client] = []
@@ -84,8 +103,12 @@ class Lab:
 
     def run(self, image: EnclaveImage, *, debug_mode: bool = False) -> Enclave:
         """Start an image beside the lab's own."""
-        enclave = run_enclave(image, debug_mode=debug_mode, infrastructure=self.infrastructure)
+        enclave = run_enclave(
+            image, debug_mode=debug_mode, infrastructure=self.infrastructure, isolation=self.isolation
+        )
         self._enclaves.append(enclave)
+        if enclave.isolation.level is not Level.NAMESPACES:
+            print(enclave.isolation, file=sys.stderr)
         return enclave
 
     @cached_property
