@@ -62,7 +62,7 @@ class WayOut:
             for each in (*self._network, *self._watches, self._over):
                 os.close(each)
         if self.gate is not None:
-            os.waitid(os.P_PID, self.gate.pid, os.WEXITED | os.WNOWAIT)
+            _await(self.gate)
             self._gate_ended.set()
 
     def _listeners(self) -> list[int]:
@@ -107,6 +107,14 @@ class WayOut:
 
     def _descriptors(self, most: int) -> list[int]:
         return socket.recv_fds(self._channel, _LONGEST, most)[1]
+
+
+def _await(process: subprocess.Popen[bytes]) -> None:
+    """Wait for its end, and leave it its number; macOS has a call for that since Python 3.13."""
+    if hasattr(os, "waitid"):
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        process.wait()
 
 
 def _is_no_socket(descriptor: int) -> bool:
