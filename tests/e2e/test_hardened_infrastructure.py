@@ -125,3 +125,33 @@ print("kept alive", one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), flus
             pytest.skip("an app has no sockets here")
         until(lambda: "kept alive 1" in enclave.console(), "its words")
         assert f"linger {bytes(8).hex()}\n" in enclave.console()
+
+
+def test_an_enclave_whose_devices_cannot_be_opened_is_refused_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As where an app of the same user's has left more descriptors on their way than the kernel allows."""
+    script = """
+import errno, sys
+from pathlib import Path
+from workshop_kit.simulator import hypervisor, interpreter
+
+def full(*_):
+    raise OSError(errno.ETOOMANYREFS, "Too many references")
+
+ahead = interpreter.Interpreter()
+interpreter.socket.send_fds = full
+hypervisor.main(Path(sys.argv[1]), ahead)
+"""
+    file = tmp_path / "image.eif"
+    file.write_bytes(image(tmp_path, QUIET).encode())
+    run = {"image": str(file), "cid": 16, "debug": False, "handed_in": "", "url": "", "isolation": "none"}
+    asked = [{"id": 0, "operation": "run", "arguments": {**run, "parent_cid": 3}}, {"id": 1, "operation": "describe"}]
+    folder = tempfile.mkdtemp()
+    process = subprocess.Popen([sys.executable, "-c", script, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    output, _ = process.communicate("".join(json.dumps(each) + "\n" for each in asked).encode(), 30)
+    answers = {answer["id"]: answer for answer in map(json.loads, output.splitlines())}
+    assert answers[0]["error"].startswith("the enclave's devices cannot be opened (Too many references)")
+    assert answers[1]["ok"] == {"enclaves": []}
+    assert not Path(folder).exists()
+    assert capfd.readouterr().err == ""

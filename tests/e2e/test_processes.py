@@ -433,8 +433,13 @@ def test_a_closed_relay_has_cut_its_connections(tmp_path: Path) -> None:
                     pass
 
 
-def test_a_relay_closed_while_connections_come_and_go_leaves_none_open(tmp_path: Path) -> None:
-    """Whatever stage each is at: a socket that nobody closed is a warning, and a warning fails a test."""
+def test_a_relay_closed_while_connections_come_and_go_leaves_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stage each is at: a socket that nobody closed is a warning, raised where nobody can catch it."""
+    unclosed: list[object] = []
+    gc.collect()  # what other tests have left is not meant
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: unclosed.append(raised.exc_value))
     for turn in range(50):
         with listen(VsockAddress(16, PROXY_PORT), tmp_path), contextlib.ExitStack() as stack:
             parent = ParentInstance(tmp_path, 16, bind(0))
@@ -446,6 +451,7 @@ def test_a_relay_closed_while_connections_come_and_go_leaves_none_open(tmp_path:
             parent.close()
         VsockAddress(16, PROXY_PORT).path(tmp_path).unlink()
         gc.collect()
+    assert unclosed == []
 
 
 def test_a_relay_can_be_closed_as_soon_as_it_is_made(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ DEFAULT_CONFIG = Path("/usr/runtime.yaml")
 """Where services look for their configuration; only a file tree of the enclave's own can have it."""
 
 NAME_SERVER = ("127.0.0.1", 53)
-_MOST_DESCRIPTORS = 4096
 
 _NO_PLACE_TO_LISTEN = (
     "this service listens by itself, with libraries and files of its own, which needs namespaces (here: {}); "

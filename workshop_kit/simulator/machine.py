@@ -98,15 +98,18 @@ class Machine:
 
         Raises:
             ImageError: it is no image that `workshop build` writes, or wants libraries that this machine has not.
+            LabError: its process cannot be given its devices.
         """
         try:
             self._lay_out(image)
             *libraries, self._note = _libraries(self._root)
             self._begin(libraries)
-        except ImageError:
+        except (ImageError, OSError) as error:
             self._interpreter.end()
             _remove(self._root)
-            raise
+            if isinstance(error, ImageError):
+                raise
+            raise LabError(f"the enclave's devices cannot be opened ({error.strerror}): end others first") from None
 
     def _lay_out(self, image: EnclaveImage) -> None:
         unpack(image, self._root)
@@ -124,10 +127,17 @@ class Machine:
         self._report, report = os.pipe()
         devices = (listener, nsm[1], nsm_of_app[1], way_out[1])
         theirs = [*(each.fileno() for each in devices), report]
-        self._interpreter.run(self._script(BOOT_SCRIPT), self.launch.level, theirs, libraries, folder=self._root)
-        for each in devices:
-            each.close()
-        os.close(report)
+        try:
+            self._interpreter.run(self._script(BOOT_SCRIPT), self.launch.level, theirs, libraries, folder=self._root)
+        except OSError:
+            for mine in (self._apps, nsm[0], nsm_of_app[0], way_out[0]):
+                mine.close()
+            os.close(self._report)
+            raise
+        finally:
+            for each in devices:
+                each.close()
+            os.close(report)
         for connection in (nsm[0], nsm_of_app[0]):
             _aside(serve_nsm, connection, self._answer)
         _aside(self._accept_apps)
