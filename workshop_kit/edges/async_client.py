@@ -139,7 +139,7 @@ class AsyncResponse:
         if body is None:
             await self._send(self._dialogue.whole())
         else:
-            first = await anext(body, b"")
+            first = await anext(body, b"") if self._dialogue.fits_a_record else b""
             if self._dialogue.is_whole(first):
                 await self._send(self._dialogue.whole(first))
             else:
@@ -169,9 +169,9 @@ class AsyncResponse:
             await self._stream.send(data, self._time_outs.write)
 
     async def _receive(self) -> None:
-        """The next records, at least one."""
+        """The next records, or the end of the carrier's response behind the last."""
         self._records = []
-        while not self._records:
+        while not (self._records or self._dialogue.ended):
             try:
                 with _in_httpx_words():
                     data = await self._stream.receive(self._time_outs.read)

@@ -160,7 +160,7 @@ def _ask(connection: Connection, dialogue: ExchangeDialogue, request: httpx.Requ
 
 
 def _sealed(dialogue: ExchangeDialogue, body: Iterator[bytes]) -> Iterator[bytes]:
-    first = next(body, b"")
+    first = next(body, b"") if dialogue.fits_a_record else b""
     if dialogue.is_whole(first):
         yield dialogue.whole(first)
         return

@@ -49,8 +49,11 @@ class EnclaveProxy:
 
     Args:
         app: the service's own, called in this process.
+        websocket: what requests for WebSocket go to; both bodies are that connection's bytes once it has answered 101.
         rules: whose keys are known, and who may call what.
         nsm: signs what a handshake asks for.
+
+    Attributes:
         state: what the app began with; each request is given a copy.
     """
 
@@ -58,15 +61,16 @@ class EnclaveProxy:
         self,
         app: AsgiApp,
         *,
+        websocket: AsgiApp,
         rules: Rules,
         nsm: NsmDevice,
-        state: dict[str, Any] | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._app = app
+        self._websocket = websocket
         self._rules = rules
         self._nsm = nsm
-        self._state = state or {}
+        self.state: dict[str, Any] = {}
         self._random = random
         self._sessions: OrderedDict[bytes, _Open] = OrderedDict()
 
@@ -139,7 +143,8 @@ class EnclaveProxy:
         if decision.status != 200:
             return await response.whole(decision.status, decision.reason)
         try:
-            await self._app(self._scope(head, decision.path, user), request.receive, response.send)
+            app = self._websocket if head.asks_for_websocket else self._app
+            await app(self._scope(head, decision.path, user), request.receive, response.send)
         except (RemoteProtocolError, ConnectionResetError):
             raise
         except ServiceError as error:
@@ -163,7 +168,7 @@ class EnclaveProxy:
             "headers": forwarded_headers(head.headers, user),
             "client": None,
             "server": ("enclave", self._rules.port),
-            "state": self._state.copy(),
+            "state": self.state.copy(),
         }
 
 

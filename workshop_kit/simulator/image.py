@@ -43,6 +43,7 @@ ENCLAVE_MODULES = (
     "edges/tunnel.py",
     "edges/user_key.py",
     "edges/vsock.py",
+    "edges/websocket.py",
     "errors.py",
     "evidence/__init__.py",
     "evidence/cbor.py",
