@@ -59,6 +59,7 @@ def _document_entry(vector: Vector, root: str) -> dict[str, Any]:
         "max_age": int(vector.max_age.total_seconds()),
         "nonce": None if vector.nonce is None else vector.nonce.hex(),
         "public_key": None if vector.public_key is None else vector.public_key.hex(),
+        "user_data": None if vector.user_data is None else vector.user_data.hex(),
     }
 
 
