@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from workshop_kit import arguments
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.edges.user_key import UserKey
 from workshop_kit.errors import LabError, MalformedEvidenceError
 from workshop_kit.evidence.eif import LARGEST_IMAGE
@@ -203,6 +204,7 @@ def connect(
     reference_values: ValuesOption = None,
     root: RootOption = None,
     policy_file: PolicyOption = None,
+    profile: Annotated[Profile, typer.Option(help="Of the handshake; seed is the seed workshop's.")] = Profile.MODERN,
     disable_pcr_check: Annotated[
         bool, typer.Option("--disable-pcr-check", help="Leave check 9 out, and nothing else: any image passes.")
     ] = False,
@@ -225,7 +227,7 @@ def connect(
     def ready(address: str) -> None:
         print(f"listening on {address}", flush=True)
 
-    asyncio.run(run_client_proxy(endpoint, key, policy, lport=lport, on_result=report, on_ready=ready))
+    asyncio.run(run_client_proxy(endpoint, key, policy, profile=profile, lport=lport, on_result=report, on_ready=ready))
 
 
 @app.command()

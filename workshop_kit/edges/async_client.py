@@ -18,7 +18,7 @@ import httpx
 
 from workshop_kit.channel.client_handshake import ClientHandshake, UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
-from workshop_kit.channel.handshake import NONCE_SIZE
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges.client import READ_SIZE, TIMEOUT, has_body, request_head, utc_now
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, SessionLostError
@@ -34,6 +34,7 @@ class AttestedSession:
         key: UserKey,
         policy: AnyPolicy,
         *,
+        profile: Profile = Profile.MODERN,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
@@ -41,6 +42,7 @@ class AttestedSession:
         self._endpoint = endpoint
         self._key = key
         self._policy = policy
+        self._profile = profile
         self._on_result = on_result
         self._now = now
         self._random = random
@@ -50,7 +52,7 @@ class AttestedSession:
 
     async def connect(self) -> AppraisalResult:
         """Make a handshake now, and a new session of it; raises as `client.AttestedTransport.connect`."""
-        handshake = ClientHandshake(self._key, self._policy, nonce=self._random(NONCE_SIZE))
+        handshake = ClientHandshake(self._key, self._policy, random=self._random, profile=self._profile)
         dialogue = HandshakeDialogue(handshake, self._endpoint)
         connection = await self._connection()
         async with connection.closed_on_error():
@@ -163,12 +165,15 @@ class AsyncAttestedTransport(httpx.AsyncBaseTransport):
         key: UserKey,
         policy: AnyPolicy,
         *,
+        profile: Profile = Profile.MODERN,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         endpoint = Endpoint.parse(url)
-        self.session = AttestedSession(endpoint, key, policy, on_result=on_result, now=now, random=random)
+        self.session = AttestedSession(
+            endpoint, key, policy, profile=profile, on_result=on_result, now=now, random=random
+        )
 
     async def connect(self) -> AppraisalResult:
         """Make a handshake now; raises as `client.AttestedTransport.connect`."""

@@ -23,7 +23,7 @@ import httpx
 
 from workshop_kit.channel.client_handshake import ClientHandshake, UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
-from workshop_kit.channel.handshake import NONCE_SIZE
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, SessionLostError
 from workshop_kit.edges.message import end_to_end
@@ -45,6 +45,7 @@ class AttestedTransport(httpx.BaseTransport):
         url: of the parent instance, `http://host:port`.
         key: the user's, known to the enclave.
         policy: what the enclave must prove at every handshake.
+        profile: of every handshake; nobody on the way can choose another.
         on_result: is called with each affirming result.
     """
 
@@ -54,6 +55,7 @@ class AttestedTransport(httpx.BaseTransport):
         key: UserKey,
         policy: AnyPolicy,
         *,
+        profile: Profile = Profile.MODERN,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
@@ -61,6 +63,7 @@ class AttestedTransport(httpx.BaseTransport):
         self._endpoint = Endpoint.parse(url)
         self._key = key
         self._policy = policy
+        self._profile = profile
         self._on_result = on_result
         self._now = now
         self._random = random
@@ -77,7 +80,7 @@ class AttestedTransport(httpx.BaseTransport):
             RemoteProtocolError: what answers is no enclave proxy.
             httpx.ConnectError: nothing answers.
         """
-        handshake = ClientHandshake(self._key, self._policy, nonce=self._random(NONCE_SIZE))
+        handshake = ClientHandshake(self._key, self._policy, random=self._random, profile=self._profile)
         dialogue = HandshakeDialogue(handshake, self._endpoint)
         connection = self._connection()
         with connection.closed_on_error():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import httpx
 
 from workshop_kit.channel.client_handshake import UserKey
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.edges.async_client import AttestedSession
 from workshop_kit.edges.client_proxy import ClientProxy
 from workshop_kit.edges.dialogue import Endpoint
@@ -20,6 +21,7 @@ async def run_client_proxy(
     key: UserKey,
     policy: AnyPolicy,
     *,
+    profile: Profile = Profile.MODERN,
     lport: int,
     on_result: Callable[[AppraisalResult], None],
     on_ready: Callable[[str], None],
@@ -30,7 +32,7 @@ async def run_client_proxy(
         AppraisalError, AccessDeniedError, RemoteProtocolError: the enclave is refused, or refuses.
         LabError: nothing answers there, or the local port cannot be had.
     """
-    session = AttestedSession(endpoint, key, policy, on_result=on_result)
+    session = AttestedSession(endpoint, key, policy, profile=profile, on_result=on_result)
     with bind(lport) as listener:
         try:
             await session.connect()

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
 from workshop_kit.channel.framing import Headers, Record, RequestHead, ResponseHead
-from workshop_kit.channel.handshake import MAX_HELLO, SESSION_KEY_SIZE
+from workshop_kit.channel.handshake import MAX_HELLO
 from workshop_kit.channel.session import EnclaveSession, Exchange
 from workshop_kit.edges import carrier
 from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end, has_no_body
 from workshop_kit.edges.nsm_device import NsmDevice, attest
-from workshop_kit.edges.user_key import wrap_key
+from workshop_kit.edges.primitives import PRIMITIVES
 from workshop_kit.errors import AccessDeniedError, NsmError, RemoteProtocolError, ServiceError
 from workshop_kit.service.rules import KnownUser, Rules, decide, forwarded_headers
 
@@ -85,8 +85,8 @@ class EnclaveProxy:
     async def _hello(self, receive: Receive, send: Send) -> None:
         handshake = EnclaveHandshake(
             is_known=lambda key: key in self._rules.users,
-            session_key=self._random(SESSION_KEY_SIZE),
-            wrap=wrap_key,
+            random=self._random,
+            primitives=PRIMITIVES,
         )
         try:
             needed = handshake.receive_hello(await _read(receive, MAX_HELLO))
@@ -100,9 +100,9 @@ class EnclaveProxy:
             return await _say(send, 400, str(error))
         except (NsmError, EOFError) as error:
             return await _say(send, 503, f"no evidence to be had: {error}")
-        session = handshake.provide_evidence(document)
-        self._keep(_Open(session, user))
-        return await _answer(send, 200, carrier.EVIDENCE_TYPE, document)
+        answer = handshake.provide_evidence(document)
+        self._keep(_Open(handshake.session(), user))
+        return await _answer(send, 200, carrier.ANSWER_TYPES[handshake.profile.value], answer)
 
     def _keep(self, opened: _Open) -> None:
         self._sessions[opened.session.session_id] = opened
