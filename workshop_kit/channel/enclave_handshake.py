@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -110,12 +111,7 @@ class EnclaveHandshake:
                 "use the key that was given when the enclave was built",
                 status=401,
             )
-        try:
-            key = load_der_public_key(hello.public_key)
-        except (ValueError, UnsupportedAlgorithm):
-            raise RemoteProtocolError("expected an RSA public key in a hello, got something else") from None
-        if not isinstance(key, rsa.RSAPublicKey):
-            raise RemoteProtocolError(f"expected an RSA public key in a hello, got {type(key).__name__}")
+        key = _public_key(hello.public_key)
         try:
             covered = signed_part(hello.public_key, hello.nonce, hello.offer)
             key.verify(hello.signature, covered, _PSS, hashes.SHA256())
@@ -157,3 +153,15 @@ class EnclaveHandshake:
         self._progress.require(State.ESTABLISHED)
         assert self._session is not None  # the only way to ESTABLISHED makes it
         return self._session
+
+
+@lru_cache(maxsize=64)
+def _public_key(der: bytes) -> rsa.RSAPublicKey:
+    """A known user's key, read once: a key's first verification costs half as much again."""
+    try:
+        key = load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm):
+        raise RemoteProtocolError("expected an RSA public key in a hello, got something else") from None
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise RemoteProtocolError(f"expected an RSA public key in a hello, got {type(key).__name__}")
+    return key
