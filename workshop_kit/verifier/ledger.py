@@ -118,7 +118,7 @@ RULES: dict[Number, Rule] = {
     ),
     "10a": Rule(
         "user_data is the handshake's",
-        "SPEC.md, H-7",
+        "SPEC.md, H-13",
         "whoever carries the answer puts keys of his own beside the document, and reads and writes along.",
         "Connect again; if it happens again, somebody on the path changes what travels beside the document.",
     ),
