@@ -85,7 +85,7 @@ class Proxied:
         self._proxy = EnclaveProxy(
             self._app, websocket=self._app, rules=rules_of(self.manifest, users), nsm=_Device(self.world)
         )
-        handshake = ClientHandshake(key, self.world.policy(), nonce=self.world.random(32))
+        handshake = ClientHandshake(key, self.world.policy(), random=self.world.random)
         evidence = self._post(carrier.HELLO_PATH, handshake.hello())
         handshake.receive_evidence(evidence.body, now=self.world.now)
         self._session: ClientSession = handshake.session()

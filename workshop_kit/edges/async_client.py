@@ -18,6 +18,7 @@ import httpx
 
 from workshop_kit.channel.client_handshake import UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.edges.client import has_body, request_head
 from workshop_kit.edges.connection import TimeOuts
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue
@@ -217,13 +218,22 @@ class AsyncAttestedTransport(httpx.AsyncBaseTransport):
         key: UserKey,
         policy: AnyPolicy,
         *,
+        profile: Profile = Profile.MODERN,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         endpoint = Endpoint.parse(url)
         self.session = AttestedSession(
-            Attesting(endpoint=endpoint, key=key, policy=policy, on_result=on_result, now=now, random=random)
+            Attesting(
+                endpoint=endpoint,
+                key=key,
+                policy=policy,
+                profile=profile,
+                on_result=on_result,
+                now=now,
+                random=random,
+            )
         )
 
     async def connect(self) -> AppraisalResult:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from workshop_kit.channel.client_handshake import ClientHandshake
+from workshop_kit.channel.client_handshake import MAX_ANSWER, ClientHandshake
 from workshop_kit.channel.framing import MAX_DATA, Record, RequestHead
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges import carrier
 from workshop_kit.edges.message import MessageOpener, MessageSealer, content_length
 from workshop_kit.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
-from workshop_kit.evidence.cose import MAX_SIZE
 from workshop_kit.verifier import AppraisalResult
 
 
@@ -75,8 +74,8 @@ class HandshakeDialogue:
             RemoteProtocolError: the answer is not the enclave proxy's.
         """
         self._body += self._response.receive(data)
-        if len(self._body) > 2 * MAX_SIZE:
-            raise RemoteProtocolError(f"expected evidence of at most {MAX_SIZE} bytes, got more")
+        if len(self._body) > MAX_ANSWER:
+            raise RemoteProtocolError(f"expected an answer of at most {MAX_ANSWER} bytes, got more")
         if not self._response.complete:
             return None
         if self._response.status in (401, 403):
