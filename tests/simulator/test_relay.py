@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import importlib.util
 import os
 import select
 import socket
@@ -15,15 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from loops import LOOPS
 
 from workshop_kit.edges.vsock import listen_at
 from workshop_kit.simulator.relay import Relay, Seen
 
 DEADLINE = 20.0
 MEBIBYTE = 1 << 20
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-if importlib.util.find_spec("uvloop"):
-    LOOPS["uvloop"] = importlib.import_module("uvloop").new_event_loop
 
 
 class Carried:

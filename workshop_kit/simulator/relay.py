@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 _PIECE = 256 * 1024
+_SMALL_PIECE = 64 * 1024  # asked for until one is full: malloc maps a large one by itself, which costs a message dear
 _REMEMBERED = 1024 * 1024
 _BESIDE = 128  # bytes that a piece takes by itself: many small ones must not fill the memory either
 _DIRECTIONS = ("the client", "the enclave")
@@ -130,18 +131,20 @@ class _Way:
         self._source = source
         self._sink = sink
         self._remember = remember
+        self._size = _SMALL_PIECE
         self._waiting = memoryview(b"")
         self._loop.add_reader(source, self._read)
 
     def _read(self) -> None:
         try:
-            data = self._source.recv(_PIECE)
+            data = self._source.recv(self._size)
         except BlockingIOError:
             return
         except OSError:  # nothing can go back there either
             self._pair.close()
             return
         if data:
+            self._size = _PIECE if len(data) >= _SMALL_PIECE else _SMALL_PIECE
             self._remember(data)
             self._send(memoryview(data))
         else:
