@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import httpx
 from pair import user_key
 
-from workshop_kit.edges.async_client import AsyncAttestedTransport, AttestedSession
+from workshop_kit.edges.async_client import AsyncAttestedTransport
 from workshop_kit.edges.client import AttestedTransport
-from workshop_kit.edges.client_proxy import ClientProxy
+from workshop_kit.edges.connecting import run_client_proxy
 from workshop_kit.edges.dialogue import Endpoint
-from workshop_kit.edges.serving import LOOPBACK, Server, bind, port_of
+from workshop_kit.edges.sessions import Attesting
 from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.service.access import User, Users
 from workshop_kit.simulator.build import build_enclave
@@ -74,22 +75,19 @@ def running(
 @contextmanager
 def client_proxy(url: str, user: str, policy: Policy) -> Iterator[str]:
     """A user's client proxy in a thread of its own; gives its address."""
-    listener, ready = bind(0), threading.Event()
-    session = AttestedSession(Endpoint.parse(url), user_key(user), policy)
-    server = Server(ClientProxy(session), on_ready=ready.set)
-
-    async def serve() -> None:
-        await session.connect()
-        await server.serve(sockets=[listener])
-        session.close()
-        await asyncio.sleep(0)  # closing a connection takes a turn of the loop
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    addresses: Queue[str] = Queue()
+    loop = asyncio.new_event_loop()
+    attesting = Attesting(endpoint=Endpoint.parse(url), key=user_key(user), policy=policy)
+    serving = loop.create_task(run_client_proxy(attesting, at=0, on_ready=addresses.put))
+    thread = threading.Thread(target=lambda: _run(loop, serving))
     thread.start()
     try:
-        assert ready.wait(20)
-        yield f"http://{LOOPBACK}:{port_of(listener)}"
+        yield addresses.get(timeout=20)
     finally:
-        server.should_exit = True
+        loop.call_soon_threadsafe(serving.cancel)
         thread.join(20)
-        listener.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    with closing(loop), suppress(asyncio.CancelledError):
+        loop.run_until_complete(task)

@@ -196,6 +196,9 @@ def connect(
     public_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The user's public key, to compare.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Instead of the one in the URL.")] = None,
     lport: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen on localhost; 0: any.")] = 3030,
+    lsocket: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Listen on this Unix socket instead, which is yours alone.")
+    ] = None,
     pcr0: PcrOption = None,
     pcr1: PcrOption = None,
     pcr2: PcrOption = None,
@@ -209,6 +212,7 @@ def connect(
 ) -> None:
     """Attest an enclave, then offer it as plain HTTP on localhost, until Ctrl-C."""
     from workshop_kit.edges.connecting import run_client_proxy
+    from workshop_kit.edges.sessions import Attesting
 
     pcrs = {0: pcr0, 1: pcr1, 2: pcr2, 16: pcr16}
     policy = arguments.policy(policy_file, pcrs, reference_values, root, any_image=disable_pcr_check)
@@ -225,7 +229,9 @@ def connect(
     def ready(address: str) -> None:
         print(f"listening on {address}", flush=True)
 
-    asyncio.run(run_client_proxy(endpoint, key, policy, lport=lport, on_result=report, on_ready=ready))
+    attesting = Attesting(endpoint=endpoint, key=key, policy=policy, on_result=report)
+    arguments.end_on_sigterm()
+    asyncio.run(run_client_proxy(attesting, at=lsocket or lport, on_ready=ready))
 
 
 @app.command()

@@ -59,6 +59,10 @@ APART = {
     "edges.dialogue": ("simulator", "service"),
     "edges.client_proxy": ("simulator", "service"),
     "edges.connecting": ("simulator", "service"),
+    "edges.connection": ("simulator", "service"),
+    "edges.door": ("simulator", "service"),
+    "edges.sessions": ("simulator", "service"),
+    "edges.stream": ("simulator", "service"),
 }
 
 

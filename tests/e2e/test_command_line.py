@@ -709,7 +709,7 @@ def test_disabling_the_pcr_check_disables_nothing_else(
 def test_disabling_the_pcr_check_warns_at_every_connection(
     enclave: Running, keys: Path, known: Path, tmp_path: Path
 ) -> None:
-    """The enclave is run anew behind the same port: its first session is lost, and a second handshake follows."""
+    """The enclave is run anew behind the same port: its connections have ended, so a second handshake comes first."""
     infrastructure = enclave.enclave.infrastructure
     arguments = ["connect", "--disable-pcr-check"]
     with run_enclave(enclave.image, infrastructure=infrastructure) as first:
@@ -720,7 +720,6 @@ def test_disabling_the_pcr_check_warns_at_every_connection(
         address = proxy.await_line("listening on")
         assert httpx.get(address).json() == "answered"
     with command, run_enclave(enclave.image, infrastructure=infrastructure, port=port):
-        assert httpx.get(address).status_code == 502  # it may have been executed: nobody repeats it unasked
         assert httpx.get(address).json() == "answered"
         proxy.signal(signal.SIGINT)
         _, _, errors = proxy.end()

@@ -412,9 +412,9 @@ def sealed(echo: Running, head: RequestHead) -> tuple[int, bytes]:
     """Status and body of the answer to a head that is sealed as it is, without an HTTP client that keeps its rules."""
     with echo.transport() as transport:
         transport.connect()
-        assert transport._session is not None
+        assert transport._sessions._session is not None
         endpoint = Endpoint.parse(echo.enclave.url)
-        dialogue, records = ExchangeDialogue(transport._session, head, endpoint), []
+        dialogue, records = ExchangeDialogue(transport._sessions._session, head, endpoint), []
         with socket.create_connection((endpoint.host, endpoint.port), 10) as connection:
             connection.sendall(dialogue.whole())
             while not dialogue.ended:

@@ -26,6 +26,7 @@ from proxied import Proxied
 from workshop_kit.channel.framing import MAX_DATA, MAX_HEAD, ONE_HOP, Headers, Record, RequestHead, encode_record
 from workshop_kit.edges import carrier, forwarder
 from workshop_kit.edges.forwarder import Forwarder
+from workshop_kit.edges.http_server import HttpServer
 from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end
 from workshop_kit.edges.serving import LOOPBACK, BackgroundServer, bind
 from workshop_kit.errors import LocalProtocolError, RemoteProtocolError, ServiceError
@@ -961,43 +962,47 @@ class Heard:
 
 
 class Talk:
-    """One exchange through the enclave proxy; each side waits for the other, so that nothing piles up between them."""
+    """One exchange with the enclave proxy, over a connection of its own."""
 
     def __init__(self, proxy: Forwarding, head: RequestHead, *, length: int | None = None) -> None:
         exchange = proxy._session.exchange()
         self._sealer = MessageSealer(exchange.sealer, head, length=length)
         self._opener = MessageOpener(exchange.opener, method=head.method)
-        self._up: asyncio.Queue[bytes] = asyncio.Queue(1)
-        self._down: asyncio.Queue[Message | None] = asyncio.Queue(1)
+        self._response = carrier.CarrierResponse()
         self._records: list[Record] = []
         path = carrier.exchange_path(proxy._session.session_id, exchange.stream)
-        self.task = asyncio.create_task(self._run(proxy, {"type": "http", "method": "POST", "path": path}))
+        self._connected = asyncio.create_task(self._connect(proxy, path))
 
-    async def _run(self, proxy: Forwarding, scope: Message) -> None:
-        try:
-            await proxy._proxy(scope, self._receive, self._down.put)
-        finally:
-            await self._down.put(None)
-
-    async def _receive(self) -> Message:
-        return {"type": "http.request", "body": await self._up.get(), "more_body": True}
+    async def _connect(self, proxy: Forwarding, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        self._server = HttpServer(proxy._proxy)
+        listener = bind(0)
+        await self._server.start(listener)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(carrier.request_head(path, "enclave", carrier.RECORDS_TYPE, None))
+        return reader, writer
 
     async def say(self, data: bytes, *, end: bool = False) -> None:
-        await self._up.put(self._sealer.seal(data, end=end))
+        _, writer = await self._connected
+        writer.write(carrier.chunk(self._sealer.seal(data, end=end)) + (carrier.chunk(b"") if end else b""))
+        await writer.drain()
 
     async def hear(self) -> Record:
         """The next record; RemoteProtocolError where the answer is cut."""
+        reader, _ = await self._connected
         while not self._records:
-            message = await self._down.get()
-            data = b"" if message is None else message.get("body")
-            if data is not None:
-                self._records += self._opener.receive(data)
+            self._records += self._opener.receive(self._response.receive(await reader.read(MAX_DATA)))
         return self._records.pop(0)
+
+    async def end(self) -> None:
+        _, writer = await self._connected
+        writer.close()
+        await self._server.close()
 
     async def hear_all(self) -> Heard:
         records = [await self.hear()]
         while not records[-1].end:
             records.append(await self.hear())
+        await self.end()
         head: Any = records[0].head
         return Heard(head.status, head.headers, b"".join(record.data for record in records))
 
@@ -1108,6 +1113,7 @@ async def test_the_first_piece_of_the_answer_comes_before_the_last_of_the_questi
             record = await talk.hear()
             assert record.data == piece
         assert record.end or (await talk.hear()).end
+        await talk.end()
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -1128,7 +1134,6 @@ async def test_an_answer_before_the_end_of_the_question_ends_the_exchange(proxy:
         await talk.say(b"first")
         answer = await talk.hear_all()
         assert (answer.status, answer.body) == (413, b"too much")
-        await talk.task
     assert heard == [b"first"]
 
 
@@ -1140,6 +1145,7 @@ async def test_a_response_that_is_cut_is_seen_to_be_cut_by_the_client(proxy: For
         await talk.say(b"", end=True)
         with pytest.raises(RemoteProtocolError, match="cut"):
             await talk.hear_all()
+        await talk.end()
 
 
 @pytest.mark.parametrize("name", ["nothing", "half a head", "words", "a head without end", "two lengths"])
@@ -1183,6 +1189,7 @@ async def test_fifty_megabytes_each_way_pass_through_a_few(proxy: Forwarding) ->
             while not (record := await talk.hear()).end:
                 got += len(record.data)
             await said
+            await talk.end()
             assert tracemalloc.get_traced_memory()[1] < 10 * 1024 * 1024
         finally:
             tracemalloc.stop()

@@ -152,6 +152,11 @@ class ClientSession:
         self._seal, self._open = AESGCM(keys.client_to_enclave), AESGCM(keys.enclave_to_client)
         self._next = 0
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether it has no number left."""
+        return self._next > MAX_STREAM
+
     def exchange(self) -> Exchange:
         """A new exchange, with a number that no other of this session has.
 

@@ -10,133 +10,184 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import httpx
 
-from workshop_kit.channel.client_handshake import ClientHandshake, UserKey
+from workshop_kit.channel.client_handshake import UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
-from workshop_kit.channel.handshake import NONCE_SIZE
-from workshop_kit.channel.session import ClientSession
-from workshop_kit.edges.client import READ_SIZE, TIMEOUT, has_body, request_head, utc_now
-from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, SessionLostError
+from workshop_kit.edges.client import has_body, request_head
+from workshop_kit.edges.connection import TimeOuts
+from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue
+from workshop_kit.edges.sessions import Attesting, Sessions, utc_now
+from workshop_kit.edges.stream import Stream
+from workshop_kit.errors import RemoteProtocolError
 from workshop_kit.verifier import AnyPolicy, AppraisalResult
 
 
 class AttestedSession:
     """An attested session and its connections; the transport and the client proxy send their requests through it."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        key: UserKey,
-        policy: AnyPolicy,
-        *,
-        on_result: Callable[[AppraisalResult], None] = lambda _: None,
-        now: Callable[[], datetime] = utc_now,
-        random: Callable[[int], bytes] = os.urandom,
-    ) -> None:
-        self._endpoint = endpoint
-        self._key = key
-        self._policy = policy
-        self._on_result = on_result
-        self._now = now
-        self._random = random
-        self._session: ClientSession | None = None
+    def __init__(self, attesting: Attesting) -> None:
+        self._sessions = Sessions(attesting)
         self._turn = asyncio.Lock()
-        self._idle: list[_Connection] = []
+        self._idle: list[Stream] = []
+        self._busy = 0
 
     async def connect(self) -> AppraisalResult:
         """Make a handshake now, and a new session of it; raises as `client.AttestedTransport.connect`."""
-        handshake = ClientHandshake(self._key, self._policy, nonce=self._random(NONCE_SIZE))
-        dialogue = HandshakeDialogue(handshake, self._endpoint)
-        connection = await self._connection()
-        async with connection.closed_on_error():
-            await connection.send(dialogue.request())
-            result = None
-            while result is None:
-                result = dialogue.receive(await connection.receive(), now=self._now())
-        self._release(connection, dialogue.reusable)
-        self._session = handshake.session()
-        self._on_result(result)
+        time_outs = TimeOuts()
+        stream = await self._stream(time_outs)
+        with _closed_on_error(stream):
+            return await self._handshake(stream, time_outs)
+
+    async def _handshake(self, stream: Stream, time_outs: TimeOuts) -> AppraisalResult:
+        """Leaves the connection idle, for whoever takes it next."""
+        dialogue = self._sessions.handshake()
+        with _in_httpx_words():
+            await stream.send(dialogue.request(), time_outs.write)
+            while (result := dialogue.receive(await stream.receive(time_outs.read))) is None:
+                pass
+        self._sessions.establish(dialogue, result)
+        self._release(stream, dialogue.reusable)
         return result
 
-    @asynccontextmanager
-    async def exchange(self, head: RequestHead, body: AsyncIterator[bytes] | None) -> AsyncIterator[AsyncResponse]:
-        """Send a request, its body as it comes, and give the response with its body as it comes."""
-        response = await self.open_exchange(head, body)
+    async def exchange(
+        self, head: RequestHead, body: AsyncIterator[bytes] | None, time_outs: TimeOuts
+    ) -> AsyncResponse:
+        """Send a request, its body as it comes, and give the response with its body as it comes.
+
+        The caller closes the response, whatever becomes of it.
+        """
+        stream, dialogue = await self._begin(head, time_outs)
+        self._busy += 1
+        response = AsyncResponse(self, stream, dialogue, time_outs)
         try:
-            yield response
-        finally:
+            await response.begin(body)
+        except BaseException as error:
             response.close()
+            if isinstance(error, (RemoteProtocolError, httpx.NetworkError)):
+                self._sessions.forget()
+            raise
+        return response
 
-    async def open_exchange(self, head: RequestHead, body: AsyncIterator[bytes] | None) -> AsyncResponse:
-        """As `exchange`, for callers that close the response themselves."""
-        async with self._turn:
-            if self._session is None:
-                await self.connect()
-            assert self._session is not None
-            dialogue = ExchangeDialogue(self._session, head, self._endpoint)
-        connection = await self._connection()
-        async with connection.closed_on_error():
-            try:
-                records = await _request(connection, dialogue, body)
-            except SessionLostError:
-                self._session = None
-                raise
-        return AsyncResponse(self, connection, dialogue, records)
+    async def _begin(self, head: RequestHead, time_outs: TimeOuts) -> tuple[Stream, ExchangeDialogue]:
+        """A connection, and a place in a session that was alive a moment ago."""
+        while True:
+            stream = await self._stream(time_outs)
+            if (dialogue := self._sessions.exchange(head)) is not None:
+                return stream, dialogue
+            async with self._turn:
+                with _closed_on_error(stream):
+                    if (dialogue := self._sessions.exchange(head)) is not None:
+                        return stream, dialogue
+                    await self._handshake(stream, time_outs)
 
-    async def _connection(self) -> _Connection:
+    async def _stream(self, time_outs: TimeOuts) -> Stream:
+        closed = False
         while self._idle:
-            connection = self._idle.pop()
-            if connection.alive():
-                return connection
-            connection.close()
-        return await _Connection.dial(self._endpoint)
+            stream = self._idle.pop()
+            if stream.quiet:
+                return stream
+            stream.close()
+            closed = True
+        if closed and not self._busy:
+            # The enclave may have ended. A request into its session would be lost, or done without an answer.
+            self._sessions.forget()
+        return await _dial(self._sessions.endpoint, time_outs)
 
-    def _release(self, connection: _Connection, reusable: bool) -> None:
+    def _release(self, stream: Stream, reusable: bool) -> None:
         if reusable:
-            self._idle.append(connection)
+            self._idle.append(stream)
         else:
-            connection.close()
+            stream.close()
+
+    def _done(self, stream: Stream, reusable: bool) -> None:
+        self._busy -= 1
+        self._release(stream, reusable)
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
-        self._session = None
-
-
-async def _request(
-    connection: _Connection, dialogue: ExchangeDialogue, body: AsyncIterator[bytes] | None
-) -> list[Record]:
-    if body is None:
-        await connection.send(dialogue.whole())
-    else:
-        await connection.send(dialogue.start())
-        async for piece in body:
-            await connection.send(dialogue.piece(piece))
-        await connection.send(dialogue.finish())
-    while not (records := dialogue.receive(await connection.receive())):
-        pass
-    return records
+        self._sessions.forget()
 
 
 class AsyncResponse:
-    """A response whose body arrives record by record."""
+    """A response whose body arrives record by record.
+
+    Attributes:
+        head: once it has begun.
+    """
+
+    head: ResponseHead
 
     def __init__(
-        self, session: AttestedSession, connection: _Connection, dialogue: ExchangeDialogue, first: list[Record]
+        self, session: AttestedSession, stream: Stream, dialogue: ExchangeDialogue, time_outs: TimeOuts
     ) -> None:
-        head = first[0].head
+        self._session = session
+        self._stream = stream
+        self._dialogue = dialogue
+        self._time_outs = time_outs
+        self._records: list[Record] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def begin(self, body: AsyncIterator[bytes] | None) -> None:
+        """Send the request, and wait for the response's head; the rest of a body is sent while the response is read."""
+        if body is None:
+            await self._send(self._dialogue.whole())
+        else:
+            first = await anext(body, b"")
+            if self._dialogue.is_whole(first):
+                await self._send(self._dialogue.whole(first))
+            else:
+                await self._send(self._dialogue.start())
+                self._sending = asyncio.get_running_loop().create_task(self._send_body(first, body))
+        await self._receive()
+        head = self._records[0].head
         assert isinstance(head, ResponseHead)  # an Opener gives the head first
         self.head = head
-        self._session = session
-        self._connection = connection
-        self._dialogue = dialogue
-        self._records = first
-        self._closed = False
+
+    async def _send_body(self, first: bytes, body: AsyncIterator[bytes]) -> None:
+        try:
+            for sealed in self._dialogue.pieces(first):
+                await self._send(sealed)
+            async for piece in body:
+                for sealed in self._dialogue.pieces(piece):
+                    await self._send(sealed)
+            await self._send(self._dialogue.finish())
+        except httpx.TransportError:
+            pass  # the other end takes no more, and may have said why: whoever receives finds out
+        except BaseException:
+            self._stream.close()  # a request without its end is known to be cut; nobody waits for its answer
+            raise
+
+    async def _send(self, data: bytes) -> None:
+        with _in_httpx_words():
+            await self._stream.send(data, self._time_outs.write)
+
+    async def _receive(self) -> None:
+        """The next records, at least one."""
+        self._records = []
+        while not self._records:
+            try:
+                with _in_httpx_words():
+                    data = await self._stream.receive(self._time_outs.read)
+            except httpx.TransportError:
+                self._raise_why_sending_failed()
+                raise
+            self._records = self._dialogue.receive(data)
+
+    @property
+    def whole(self) -> bytes | None:
+        """The body, where all of it came with the head."""
+        return b"".join(record.data for record in self._records) if self._dialogue.ended else None
+
+    def _raise_why_sending_failed(self) -> None:
+        if self._sending is not None and self._sending.done() and not self._sending.cancelled():
+            self._sending.result()
 
     async def body(self) -> AsyncIterator[bytes]:
         while True:
@@ -145,13 +196,16 @@ class AsyncResponse:
                     yield record.data
             if self._dialogue.ended:
                 return
-            async with self._connection.closed_on_error():
-                self._records = self._dialogue.receive(await self._connection.receive())
+            await self._receive()
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._session._release(self._connection, self._dialogue.reusable)
+        if self._closed:
+            return
+        self._closed = True
+        sent = self._sending is None or self._sending.done()
+        if self._sending is not None and not sent:
+            self._sending.cancel()
+        self._session._done(self._stream, sent and self._dialogue.reusable)
 
 
 class AsyncAttestedTransport(httpx.AsyncBaseTransport):
@@ -168,7 +222,9 @@ class AsyncAttestedTransport(httpx.AsyncBaseTransport):
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         endpoint = Endpoint.parse(url)
-        self.session = AttestedSession(endpoint, key, policy, on_result=on_result, now=now, random=random)
+        self.session = AttestedSession(
+            Attesting(endpoint=endpoint, key=key, policy=policy, on_result=on_result, now=now, random=random)
+        )
 
     async def connect(self) -> AppraisalResult:
         """Make a handshake now; raises as `client.AttestedTransport.connect`."""
@@ -177,7 +233,7 @@ class AsyncAttestedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         body = aiter(request.stream) if has_body(request) else None
-        response = await self.session.open_exchange(request_head(request), body)
+        response = await self.session.exchange(request_head(request), body, TimeOuts.of(request))
         stream = _AsyncBody(response)
         return httpx.Response(response.head.status, headers=list(response.head.headers), stream=stream)
 
@@ -196,48 +252,33 @@ class _AsyncBody(httpx.AsyncByteStream):
         self._response.close()
 
 
-class _Connection:
-    """A TCP connection to the endpoint, with errors in httpx's classes."""
+async def _dial(endpoint: Endpoint, time_outs: TimeOuts) -> Stream:
+    context = ssl.create_default_context() if endpoint.tls else None
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(time_outs.connect):
+            _, stream = await loop.create_connection(Stream, endpoint.host, endpoint.port, ssl=context)
+    except TimeoutError:
+        raise httpx.ConnectTimeout(f"nothing answers at {endpoint.authority}") from None
+    except OSError as error:
+        raise httpx.ConnectError(f"nothing answers at {endpoint.authority} ({error})") from None
+    return stream
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
 
-    @classmethod
-    async def dial(cls, endpoint: Endpoint) -> _Connection:
-        context = ssl.create_default_context() if endpoint.tls else None
-        try:
-            opening = asyncio.open_connection(endpoint.host, endpoint.port, ssl=context, limit=READ_SIZE)
-            return cls(*await asyncio.wait_for(opening, TIMEOUT))
-        except OSError as error:
-            raise httpx.ConnectError(f"nothing answers at {endpoint.authority} ({error})") from None
+@contextmanager
+def _in_httpx_words() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(f"no answer from the enclave in time: {error}") from None
+    except OSError as error:
+        raise httpx.ReadError(f"the connection to the enclave broke ({error})") from None
 
-    async def send(self, data: bytes) -> None:
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise httpx.WriteError(f"the connection to the enclave broke ({error})") from None
 
-    async def receive(self) -> bytes:
-        try:
-            return await asyncio.wait_for(self._reader.read(READ_SIZE), TIMEOUT)
-        except TimeoutError:
-            raise httpx.ReadTimeout(f"no answer from the enclave within {TIMEOUT:g} s") from None
-        except OSError as error:
-            raise httpx.ReadError(f"the connection to the enclave broke ({error})") from None
-
-    def alive(self) -> bool:
-        """Whether the other end has not closed the idle connection."""
-        return not self._reader.at_eof() and not self._writer.is_closing()
-
-    def close(self) -> None:
-        self._writer.close()
-
-    @asynccontextmanager
-    async def closed_on_error(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
+@contextmanager
+def _closed_on_error(stream: Stream) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        stream.close()
+        raise

@@ -12,34 +12,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 import httpx
 
-from workshop_kit.channel.client_handshake import ClientHandshake, UserKey
+from workshop_kit.channel.client_handshake import UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
-from workshop_kit.channel.handshake import NONCE_SIZE
-from workshop_kit.channel.session import ClientSession
-from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, SessionLostError
+from workshop_kit.edges.connection import Connection, TimeOuts
+from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue
 from workshop_kit.edges.message import end_to_end
+from workshop_kit.edges.sessions import Attesting, Sessions, utc_now
+from workshop_kit.errors import RemoteProtocolError
 from workshop_kit.verifier import AnyPolicy, AppraisalResult
-
-READ_SIZE = 256 * 1024
-TIMEOUT = 30.0
-"""Seconds that a connection may stay silent."""
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class AttestedTransport(httpx.BaseTransport):
-    """An httpx transport whose other end is an enclave that `policy` affirms.
+    """An httpx transport whose other end is an enclave that `policy` affirms. Threads may share it.
 
     Args:
         url: of the parent instance, `http://host:port`.
@@ -58,15 +48,13 @@ class AttestedTransport(httpx.BaseTransport):
         now: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._endpoint = Endpoint.parse(url)
-        self._key = key
-        self._policy = policy
-        self._on_result = on_result
-        self._now = now
-        self._random = random
-        self._session: ClientSession | None = None
+        endpoint = Endpoint.parse(url)
+        self._sessions = Sessions(
+            Attesting(endpoint=endpoint, key=key, policy=policy, on_result=on_result, now=now, random=random)
+        )
         self._turn = threading.Lock()
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
+        self._busy = 0
 
     def connect(self) -> AppraisalResult:
         """Make a handshake now, and a new session of it.
@@ -77,76 +65,76 @@ class AttestedTransport(httpx.BaseTransport):
             RemoteProtocolError: what answers is no enclave proxy.
             httpx.ConnectError: nothing answers.
         """
-        handshake = ClientHandshake(self._key, self._policy, nonce=self._random(NONCE_SIZE))
-        dialogue = HandshakeDialogue(handshake, self._endpoint)
-        connection = self._connection()
+        connection = self._connection(TimeOuts())
         with connection.closed_on_error():
-            connection.send(dialogue.request())
-            result = None
-            while result is None:
-                result = dialogue.receive(connection.receive(), now=self._now())
+            return self._handshake(connection)
+
+    def _handshake(self, connection: Connection) -> AppraisalResult:
+        """Leaves the connection idle, for whoever takes it next."""
+        dialogue = self._sessions.handshake()
+        connection.feed([dialogue.request()])
+        while (result := dialogue.receive(connection.receive())) is None:
+            pass
+        self._sessions.establish(dialogue, result)
         self._release(connection, dialogue.reusable)
-        self._session = handshake.session()
-        self._on_result(result)
         return result
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        head = request_head(request)
-        with self._turn:
-            session = self._session
-            if session is None:
-                self.connect()
-                session = self._session
-            assert session is not None
-            dialogue = ExchangeDialogue(session, head, self._endpoint)
-        connection = self._connection()
-        with connection.closed_on_error():
-            self._send(connection, dialogue, request)
-            try:
-                records = self._first_records(connection, dialogue)
-            except SessionLostError:
-                self._session = None
-                raise
+        connection, dialogue = self._begin(request_head(request), TimeOuts.of(request))
+        self._busy += 1
+        try:
+            with connection.closed_on_error():
+                records = _ask(connection, dialogue, request)
+        except BaseException as error:
+            self._busy -= 1
+            if isinstance(error, (RemoteProtocolError, httpx.NetworkError)):
+                self._sessions.forget()
+            raise
         response = records[0].head
         assert isinstance(response, ResponseHead)  # an Opener gives the head first
         body = _Body(self, connection, dialogue, records)
         return httpx.Response(response.status, headers=list(response.headers), stream=body)
 
-    def _send(self, connection: _Connection, dialogue: ExchangeDialogue, request: httpx.Request) -> None:
-        assert isinstance(request.stream, httpx.SyncByteStream)
-        if not has_body(request):
-            connection.send(dialogue.whole())
-            return
-        connection.send(dialogue.start())
-        for piece in request.stream:
-            connection.send(dialogue.piece(piece))
-        connection.send(dialogue.finish())
+    def _begin(self, head: RequestHead, time_outs: TimeOuts) -> tuple[Connection, ExchangeDialogue]:
+        """A connection, and a place in a session that was alive a moment ago."""
+        while True:
+            connection = self._connection(time_outs)
+            with self._turn, connection.closed_on_error():
+                dialogue = self._sessions.exchange(head)
+                if dialogue is not None:
+                    return connection, dialogue
+                self._handshake(connection)
 
-    def _first_records(self, connection: _Connection, dialogue: ExchangeDialogue) -> list[Record]:
-        while not (records := dialogue.receive(connection.receive())):
-            pass
-        return records
-
-    def _connection(self) -> _Connection:
+    def _connection(self, time_outs: TimeOuts) -> Connection:
+        closed = False
         with contextlib.suppress(IndexError):  # not "while self._idle": another thread may take the last one
             while True:
                 connection = self._idle.pop()
-                if connection.alive():
+                if connection.quiet():
+                    connection.time_outs = time_outs
                     return connection
                 connection.close()
-        return _Connection(self._endpoint)
+                closed = True
+        if closed and not self._busy:
+            # The enclave may have ended. A request into its session would be lost, or done without an answer.
+            self._sessions.forget()
+        return Connection(self._sessions.endpoint, time_outs)
 
-    def _release(self, connection: _Connection, reusable: bool) -> None:
+    def _release(self, connection: Connection, reusable: bool) -> None:
         if reusable:
             self._idle.append(connection)
         else:
             connection.close()
 
+    def _done(self, connection: Connection, reusable: bool) -> None:
+        self._busy -= 1
+        self._release(connection, reusable)
+
     def close(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
-        self._session = None
+        self._sessions.forget()
 
 
 def request_head(request: httpx.Request) -> RequestHead:
@@ -159,11 +147,35 @@ def has_body(request: httpx.Request) -> bool:
     return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 
+def _ask(connection: Connection, dialogue: ExchangeDialogue, request: httpx.Request) -> list[Record]:
+    """Send, until the response begins; what is left of the request is sent while the response is read."""
+    if has_body(request):
+        assert isinstance(request.stream, httpx.SyncByteStream)
+        connection.feed(_sealed(dialogue, iter(request.stream)))
+    else:
+        connection.feed([dialogue.whole()])
+    while not (records := dialogue.receive(connection.receive())):
+        pass
+    return records
+
+
+def _sealed(dialogue: ExchangeDialogue, body: Iterator[bytes]) -> Iterator[bytes]:
+    first = next(body, b"")
+    if dialogue.is_whole(first):
+        yield dialogue.whole(first)
+        return
+    yield dialogue.start()
+    yield from dialogue.pieces(first)
+    for piece in body:
+        yield from dialogue.pieces(piece)
+    yield dialogue.finish()
+
+
 class _Body(httpx.SyncByteStream):
     """A response's body as its records arrive."""
 
     def __init__(
-        self, transport: AttestedTransport, connection: _Connection, dialogue: ExchangeDialogue, first: list[Record]
+        self, transport: AttestedTransport, connection: Connection, dialogue: ExchangeDialogue, first: list[Record]
     ) -> None:
         self._transport = transport
         self._connection = connection
@@ -184,56 +196,4 @@ class _Body(httpx.SyncByteStream):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._transport._release(self._connection, self._dialogue.reusable)
-
-
-class _Connection:
-    """A TCP connection to the endpoint, with errors in httpx's classes."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        try:
-            self._socket = socket.create_connection((endpoint.host, endpoint.port), TIMEOUT)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if endpoint.tls:
-                context = ssl.create_default_context()
-                self._socket = context.wrap_socket(self._socket, server_hostname=endpoint.host)
-        except OSError as error:
-            raise httpx.ConnectError(f"nothing answers at {endpoint.authority} ({error})") from None
-
-    def send(self, data: bytes) -> None:
-        try:
-            self._socket.sendall(data)
-        except OSError as error:
-            raise httpx.WriteError(f"the connection to the enclave broke ({error})") from None
-
-    def receive(self) -> bytes:
-        try:
-            return self._socket.recv(READ_SIZE)
-        except TimeoutError:
-            raise httpx.ReadTimeout(f"no answer from the enclave within {TIMEOUT:g} s") from None
-        except OSError as error:
-            raise httpx.ReadError(f"the connection to the enclave broke ({error})") from None
-
-    def alive(self) -> bool:
-        """Whether the other end has not closed: an idle connection has nothing to read."""
-        with selectors.DefaultSelector() as selector:  # select() itself knows no descriptor beyond 1023
-            selector.register(self._socket, selectors.EVENT_READ)
-            return not selector.select(0)
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def closed_on_error(self) -> _ClosedOnError:
-        return _ClosedOnError(self)
-
-
-class _ClosedOnError:
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._connection.close()
+            self._transport._done(self._connection, self._dialogue.reusable and self._connection.sent)

@@ -1,84 +1,101 @@
 """The client proxy: plain HTTP on localhost, an attested session behind it, for curl, browsers and any program.
 
-It attests before it listens. What cannot be delivered as sealed is answered 502, with one line that says why.
+It attests before it listens. What cannot be delivered as sealed is answered 502, with one line that says why. It writes
+no log: what it is asked, and by whom, are its user's secrets.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import httpx
 
-from workshop_kit.channel.framing import RequestHead, ResponseHead
+from workshop_kit.channel.framing import Headers, RequestHead, ResponseHead
 from workshop_kit.edges.async_client import AttestedSession
-from workshop_kit.edges.message import end_to_end, has_no_body
+from workshop_kit.edges.connection import TimeOuts
+from workshop_kit.edges.door import Door
+from workshop_kit.edges.http_call import Call
+from workshop_kit.edges.message import end_to_end
 from workshop_kit.errors import WorkshopKitError
 
-Message = MutableMapping[str, Any]
+PATIENCE = TimeOuts(connect=30.0, read=None, write=None)
+"""Whoever asks here waits as long as he likes: when he goes, what he asked for ends too."""
+
+_TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"),)
+_UPGRADE = (b"upgrade", b"websocket")
 
 
 class ClientProxy:
-    """An ASGI application that hands each request to an enclave through `session`."""
+    """Hands each call to an enclave, through `session`, where `door` lets it in."""
 
-    def __init__(self, session: AttestedSession) -> None:
+    def __init__(self, session: AttestedSession, door: Door) -> None:
         self._session = session
+        self._door = door
 
-    async def __call__(
-        self,
-        scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
-    ) -> None:
-        if scope["type"] != "http":
-            await send({"type": "websocket.close"})
-            return
-        started = False
+    async def __call__(self, call: Call) -> None:
         try:
-            async with self._session.exchange(_head(scope), _body(scope, receive)) as response:
-                started = True
-                headers = _local(response.head)
-                await send({"type": "http.response.start", "status": response.head.status, "headers": headers})
-                async for piece in response.body():
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
+            target, headers = _origin_form(call)
+        except ValueError as error:
+            return await _say(call, 400, str(error))
+        if refusal := self._door.refusal(headers):
+            return await _say(call, 403, refusal)
+        task = asyncio.current_task()
+        assert task is not None
+        call.on_gone = lambda: _cancel(task)  # nobody is left to be answered
+        try:
+            await self._pass_on(call, RequestHead(call.method, target, _travelling(call, headers)))
         except (WorkshopKitError, httpx.TransportError) as error:
             # A response that has begun is left without its end: so the client learns that it is cut.
-            if not started:
-                await _refuse(send, str(error))
-
-
-def _head(scope: MutableMapping[str, Any]) -> RequestHead:
-    query = scope["query_string"]
-    target = scope["raw_path"] + (b"?" + query if query else b"")
-    return RequestHead(scope["method"].encode(), target, end_to_end(scope["headers"]))
-
-
-def _local(head: ResponseHead) -> list[tuple[bytes, bytes]]:
-    """The headers for the local server, which would wait for the body that a 304's content-length speaks of."""
-    silent = has_no_body(b"", head.status)
-    return [(name, value) for name, value in head.headers if not (silent and name == b"content-length")]
-
-
-def _body(scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Message]]) -> AsyncIterator[bytes] | None:
-    names = dict(scope["headers"])
-    if b"transfer-encoding" not in names and names.get(b"content-length", b"0") == b"0":
+            if not call.status:
+                await _say(call, 502, str(error))
         return None
-    return _pieces(receive)
+
+    async def _pass_on(self, call: Call, head: RequestHead) -> None:
+        body = _pieces(call) if call.has_body or call.upgrade else None
+        response = await self._session.exchange(head, body, PATIENCE)
+        try:
+            headers = _local(response.head)
+            if response.whole is not None:
+                return await call.answer(response.head.status, headers, response.whole)
+            await call.start(response.head.status, headers)
+            async for piece in response.body():
+                await call.send(piece)
+            return await call.end()
+        finally:
+            response.close()
 
 
-async def _pieces(receive: Callable[[], Awaitable[Message]]) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise httpx.ReadError("the local client has gone")
-        more = message.get("more_body", False)
-        yield message.get("body", b"")
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
-async def _refuse(send: Callable[[Message], Awaitable[None]], text: str) -> None:
-    body = (" ".join(text.split()) + "\n").encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 502, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _origin_form(call: Call) -> tuple[bytes, Headers]:
+    """Target and headers as a server has them: of a target with scheme and host the host counts (RFC 9112, 3.2.2)."""
+    if call.target[:1] == b"/" or call.target == b"*":
+        return call.target, call.headers
+    parts = urlsplit(call.target)
+    if parts.scheme != b"http" or not parts.netloc:
+        raise ValueError("expected a path as the target, such as /compare, got another form of it")
+    target = call.target[call.target.index(parts.netloc) + len(parts.netloc) :]
+    others = tuple(field for field in call.headers if field[0] != b"host")
+    return target if target[:1] == b"/" else b"/" + target, ((b"host", parts.netloc), *others)
+
+
+def _travelling(call: Call, headers: Headers) -> Headers:
+    return (*end_to_end(headers), _UPGRADE) if call.upgrade else end_to_end(headers)
+
+
+def _local(head: ResponseHead) -> Headers:
+    """The headers for the local client: a 204 has no length (RFC 9110, 8.6), which some apps give it."""
+    return tuple(field for field in head.headers if not (head.status == 204 and field[0] == b"content-length"))
+
+
+async def _pieces(call: Call) -> AsyncIterator[bytes]:
+    while piece := await call.receive():
+        yield piece
+
+
+async def _say(call: Call, status: int, text: str) -> None:
+    await call.answer(status, _TEXT, (" ".join(text.split()) + "\n").encode())

@@ -2,42 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import httpx
 
-from workshop_kit.channel.client_handshake import UserKey
 from workshop_kit.edges.async_client import AttestedSession
 from workshop_kit.edges.client_proxy import ClientProxy
-from workshop_kit.edges.dialogue import Endpoint
-from workshop_kit.edges.serving import LOOPBACK, Server, bind, port_of
+from workshop_kit.edges.door import Door
+from workshop_kit.edges.http_server import HttpServer
+from workshop_kit.edges.serving import LOOPBACK, bind, port_of
+from workshop_kit.edges.sessions import Attesting
 from workshop_kit.errors import LabError
-from workshop_kit.verifier import AnyPolicy, AppraisalResult
 
 
-async def run_client_proxy(
-    endpoint: Endpoint,
-    key: UserKey,
-    policy: AnyPolicy,
-    *,
-    lport: int,
-    on_result: Callable[[AppraisalResult], None],
-    on_ready: Callable[[str], None],
-) -> None:
-    """Serve until the process is told to end.
+async def run_client_proxy(attesting: Attesting, *, at: int | Path, on_ready: Callable[[str], None]) -> None:
+    """Serve until this task is cancelled, on a port of localhost or on a Unix socket that only this user can open.
 
     Raises:
         AppraisalError, AccessDeniedError, RemoteProtocolError: the enclave is refused, or refuses.
-        LabError: nothing answers there, or the local port cannot be had.
+        LabError: nothing answers there, or the local port or socket cannot be had.
     """
-    session = AttestedSession(endpoint, key, policy, on_result=on_result)
-    with bind(lport) as listener:
+    session = AttestedSession(attesting)
+    with listening(at) as (listener, door, address):
         try:
             await session.connect()
         except httpx.TransportError as error:
             raise LabError(f"{error}; is `workshop run` still listening there?") from None
-        address = f"http://{LOOPBACK}:{port_of(listener)}"
+        server = HttpServer(ClientProxy(session, door))
         try:
-            await Server(ClientProxy(session), on_ready=lambda: on_ready(address)).serve(sockets=[listener])
+            await server.start(listener)
+            on_ready(address)
+            await asyncio.Event().wait()
         finally:
+            await server.close()
             session.close()
+
+
+@contextmanager
+def listening(at: int | Path) -> Iterator[tuple[socket.socket, Door, str]]:
+    """A socket, the rules of its door, and where programs find it."""
+    if isinstance(at, int):
+        with bind(at) as listener:
+            port = port_of(listener)
+            yield listener, Door(port), f"http://{LOOPBACK}:{port}"
+        return
+    with _own_socket(at) as listener:
+        try:
+            yield listener, Door(None), f"unix:{at}"
+        finally:
+            at.unlink(missing_ok=True)
+
+
+def _own_socket(file: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)  # nobody else, from its first moment on
+    try:
+        with suppress(FileNotFoundError):
+            if file.is_socket() and not _answers(file):
+                file.unlink()  # left by one that was killed
+        listener.bind(str(file))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise LabError(f"cannot listen on {file} ({error.strerror or error}): choose another file") from None
+    finally:
+        os.umask(before)
+    return listener
+
+
+def _answers(file: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        return caller.connect_ex(str(file)) == 0

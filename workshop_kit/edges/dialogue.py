@@ -5,12 +5,13 @@ The sync and the async client drive the same objects; only how they wait for a s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
 from workshop_kit.channel.client_handshake import ClientHandshake
-from workshop_kit.channel.framing import Record, RequestHead
+from workshop_kit.channel.framing import MAX_DATA, Record, RequestHead
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges import carrier
 from workshop_kit.edges.message import MessageOpener, MessageSealer, content_length
@@ -53,9 +54,10 @@ class Endpoint:
 class HandshakeDialogue:
     """Send `request()`, give what comes to `receive()` until it returns an affirming result."""
 
-    def __init__(self, handshake: ClientHandshake, endpoint: Endpoint) -> None:
+    def __init__(self, handshake: ClientHandshake, endpoint: Endpoint, now: Callable[[], datetime]) -> None:
         self._handshake = handshake
         self._endpoint = endpoint
+        self._now = now
         self._response = carrier.CarrierResponse()
         self._body = b""
 
@@ -64,7 +66,7 @@ class HandshakeDialogue:
         head = carrier.request_head(carrier.HELLO_PATH, self._endpoint.authority, carrier.HELLO_TYPE, len(hello))
         return head + hello
 
-    def receive(self, data: bytes, *, now: datetime) -> AppraisalResult | None:
+    def receive(self, data: bytes) -> AppraisalResult | None:
         """The affirming result, or None while the answer is incomplete.
 
         Raises:
@@ -82,7 +84,10 @@ class HandshakeDialogue:
             raise AccessDeniedError(f"not let in: {self._response.refusal(self._body)}", status=self._response.status)
         if self._response.status != 200:
             raise RemoteProtocolError(f"expected an enclave's evidence, got {self._response.refusal(self._body)}")
-        return self._handshake.receive_evidence(self._body, now=now)
+        return self._handshake.receive_evidence(self._body, now=self._now())
+
+    def session(self) -> ClientSession:
+        return self._handshake.session()
 
     @property
     def reusable(self) -> bool:
@@ -90,7 +95,8 @@ class HandshakeDialogue:
 
 
 class ExchangeDialogue:
-    """One request and its response. Send `start()`, `piece()`s and `finish()`; give what comes to `receive()`."""
+    """One request and its response. Send `whole()`, or `start()`, `pieces()` and `finish()`; give what comes to
+    `receive()`, also while there is more to send."""
 
     def __init__(self, session: ClientSession, head: RequestHead, endpoint: Endpoint) -> None:
         exchange = session.exchange()
@@ -107,12 +113,18 @@ class ExchangeDialogue:
         records = self._sealer.seal(body, end=True)
         return self._head(len(records)) + records
 
+    def is_whole(self, first: bytes) -> bool:
+        """Whether a body that begins with `first` ends with it, and is sent by `whole`."""
+        return self._length == len(first) <= MAX_DATA
+
     def start(self) -> bytes:
         """The carrier's head and the request's, with the body to follow in pieces."""
         return self._head(None) + carrier.chunk(self._sealer.seal(b""))
 
-    def piece(self, data: bytes) -> bytes:
-        return carrier.chunk(self._sealer.seal(data)) if data else b""
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """A piece of the body, in such as fit a record."""
+        for at in range(0, len(data), MAX_DATA):
+            yield carrier.chunk(self._sealer.seal(data[at : at + MAX_DATA]))
 
     def finish(self) -> bytes:
         last = self._sealer.finish()

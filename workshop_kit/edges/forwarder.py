@@ -13,8 +13,8 @@ from collections.abc import Coroutine
 import httptools
 
 from workshop_kit.channel.framing import MAX_DATA, MAX_HEAD, Headers
+from workshop_kit.edges.asgi import Message, Receive, Scope, Send
 from workshop_kit.edges.carrier import chunk
-from workshop_kit.edges.enclave_proxy import Message, Receive, Scope, Send
 from workshop_kit.edges.message import content_length, end_to_end, has_no_body
 from workshop_kit.errors import RemoteProtocolError, ServiceError
 

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
+from workshop_kit.edges.asgi import AsgiApp, Lifespan
 from workshop_kit.edges.egress_client import GATE
-from workshop_kit.edges.enclave_proxy import AsgiApp, EnclaveProxy
+from workshop_kit.edges.enclave_proxy import EnclaveProxy
+from workshop_kit.edges.http_server import HttpServer
 from workshop_kit.edges.nsm_device import SocketNsmDevice, extend_and_lock
-from workshop_kit.edges.serving import Server
-from workshop_kit.errors import LabError, WorkshopKitError
+from workshop_kit.errors import LabError, ServiceError, WorkshopKitError
 from workshop_kit.evidence.handed_in import HandedIn
 from workshop_kit.evidence.pcr import Pcr
 from workshop_kit.service.rules import Rules
@@ -77,19 +78,31 @@ class Inside:
 
             app, supervisor = Forwarder(rules.port), self._supervisor(plan, environment)
         _look_for_garbage_again()
-        proxy = EnclaveProxy(app, rules=rules, nsm=device)
-        asyncio.run(self._serve(proxy, socket.socket(fileno=vsock), supervisor, rules.port))
+        asyncio.run(self._serve(app, rules, device, socket.socket(fileno=vsock), supervisor))
 
     async def _serve(
-        self, proxy: EnclaveProxy, listener: socket.socket, services: Supervisor | None, port: int
+        self,
+        app: AsgiApp,
+        rules: Rules,
+        device: SocketNsmDevice,
+        listener: socket.socket,
+        services: Supervisor | None,
     ) -> None:
         if services is not None:
             try:
-                await services.start(port)
+                await services.start(rules.port)
             except LabError as error:
                 print(error, flush=True)  # behind the service's own words, which say more
                 os._exit(1)
-        await Server(proxy, on_ready=self._say_ready, lifespan="on").serve(sockets=[listener])
+        lifespan = Lifespan(app)
+        try:
+            await lifespan.start()
+        except ServiceError as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(1)
+        await HttpServer(EnclaveProxy(app, rules=rules, nsm=device, state=lifespan.state)).start(listener)
+        self._say_ready()
+        await asyncio.Event().wait()
 
     def _supervisor(self, plan: Plan, environment: Path | None) -> Supervisor:
         from workshop_kit.simulator.supervisor import Supervisor
