@@ -33,7 +33,8 @@ FLOORS = tuple(
         "edges edges.*",
         "simulator.isolation simulator.isolation.* simulator.requirements simulator.build simulator.hypervisor"
         " simulator.machine simulator.control simulator.enclave simulator.parent simulator.relay simulator.boot"
-        " simulator.gate simulator.inside simulator.doctor simulator.stand_in simulator.pythons simulator.dockerfile*"
+        " simulator.interception simulator.misbehaving simulator.gate simulator.inside simulator.doctor"
+        " simulator.stand_in simulator.pythons simulator.dockerfile*"
         " simulator.installing simulator.pip_words simulator.requirement_lines simulator.layout simulator.launch"
         " simulator.supervisor simulator.interpreter simulator.loader simulator.shared_pki simulator.reading"
         " simulator.way_out simulator.infrastructure simulator.measured simulator.watchdog"

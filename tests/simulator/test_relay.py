@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import importlib.util
 import os
 import select
 import socket
@@ -15,15 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from loops import LOOPS
 
 from workshop_kit.edges.vsock import listen_at
-from workshop_kit.simulator.relay import Relay, Seen
+from workshop_kit.simulator.relay import TO_CLIENT, Relay, Seen, Witness
 
 DEADLINE = 20.0
 MEBIBYTE = 1 << 20
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-if importlib.util.find_spec("uvloop"):
-    LOOPS["uvloop"] = importlib.import_module("uvloop").new_event_loop
 
 
 class Carried:
@@ -31,7 +27,8 @@ class Carried:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
         self.loop = loop
-        self.relay = Relay(loop, folder / "enclave")
+        self.witness = Witness()
+        self.relay = Relay(loop, folder / "enclave", self.witness.note)
         self.enclave = listen_at(folder / "enclave")
         self.enclave.settimeout(DEADLINE)
         self.errors: list[dict[str, object]] = []
@@ -212,7 +209,7 @@ def test_what_passed_is_seen_with_where_it_went(carried: Carried) -> None:
     assert inner.recv(100) == b"question"
     inner.sendall(b"answer")
     assert outer.recv(100) == b"answer"
-    assert carried.relay.seen() == [Seen("the enclave", b"question"), Seen("the client", b"answer")]
+    assert carried.witness.seen() == [Seen("the enclave", b"question"), Seen("the client", b"answer")]
 
 
 def test_the_last_mebibyte_is_remembered_and_no_more(carried: Carried) -> None:
@@ -221,13 +218,14 @@ def test_the_last_mebibyte_is_remembered_and_no_more(carried: Carried) -> None:
     sender = sending(outer, data)
     assert all_of(inner) == data
     sender.join(DEADLINE)
-    seen = b"".join(each.data for each in carried.relay.seen())
+    seen = b"".join(each.data for each in carried.witness.seen())
     assert MEBIBYTE - 300_000 < len(seen) <= MEBIBYTE
     assert data.endswith(seen)
 
 
-def test_small_pieces_are_counted_with_what_they_take(carried: Carried) -> None:
+def test_small_pieces_are_counted_with_what_they_take() -> None:
     """A byte at a time, a mebibyte of bytes would take a hundred in memory."""
+    witness = Witness()
     for _ in range(20_000):
-        carried.relay._remember(0, b"x")
-    assert 1000 < len(carried.relay.seen()) < 10_000
+        witness.note(TO_CLIENT, b"x")
+    assert 1000 < len(witness.seen()) < 10_000

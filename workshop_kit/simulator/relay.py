@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 
 _PIECE = 256 * 1024
+_SMALL_PIECE = 64 * 1024  # asked for until one is full: malloc maps a large one by itself, which costs a message dear
 _REMEMBERED = 1024 * 1024
 _BESIDE = 128  # bytes that a piece takes by itself: many small ones must not fill the memory either
 _DIRECTIONS = ("the client", "the enclave")
-_TO_CLIENT, _TO_ENCLAVE = 0, 1
+TO_CLIENT, TO_ENCLAVE = 0, 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,25 @@ class Seen:
     data: bytes
 
 
+class Witness:
+    """What somebody who carries bytes remembers of them: the last 1 MiB."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[int, bytes]] = deque()
+        self._remembered = 0
+
+    def note(self, towards: int, data: bytes) -> None:
+        """Remember a piece. In one thread only."""
+        self._pieces.append((towards, data))
+        self._remembered += len(data) + _BESIDE
+        while self._remembered > _REMEMBERED:
+            self._remembered -= len(self._pieces.popleft()[1]) + _BESIDE
+
+    def seen(self) -> list[Seen]:
+        """What passed last, the newest at the end. Any thread may ask."""
+        return [Seen(_DIRECTIONS[towards], data) for towards, data in tuple(self._pieces)]
+
+
 class Relay:
     """Carries connections to a Unix socket, on the loop in whose thread it is called.
 
@@ -39,14 +59,14 @@ class Relay:
 
     Args:
         target: the enclave's socket.
+        note: is called with each piece before it goes on, and with where it goes.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, target: Path) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, target: Path, note: Callable[[int, bytes], None]) -> None:
         self._loop = loop
         self._target = str(target)
+        self._note = note
         self._open: set[_Pair] = set()
-        self._pieces: deque[tuple[int, bytes]] = deque()
-        self._remembered = 0
 
     def carry(self, connection: socket.socket) -> None:
         """Relay `connection`, which belongs to the relay from now on. Where the enclave cannot be had, it is closed."""
@@ -57,22 +77,12 @@ class Relay:
         except OSError:
             connection.close()
         else:
-            self._open.add(_Pair(self._loop, connection, enclave, self._remember, self._open.discard))
+            self._open.add(_Pair(self._loop, connection, enclave, self._note, self._open.discard))
 
     def cut(self) -> None:
         """Close every connection, whatever waits to be sent."""
         for pair in tuple(self._open):
             pair.close()
-
-    def seen(self) -> list[Seen]:
-        """What passed last, up to 1 MiB of it, the newest at the end. Any thread may ask."""
-        return [Seen(_DIRECTIONS[towards], data) for towards, data in tuple(self._pieces)]
-
-    def _remember(self, towards: int, data: bytes) -> None:
-        self._pieces.append((towards, data))
-        self._remembered += len(data) + _BESIDE
-        while self._remembered > _REMEMBERED:
-            self._remembered -= len(self._pieces.popleft()[1]) + _BESIDE
 
 
 def _dial(target: str) -> socket.socket:
@@ -96,15 +106,15 @@ class _Pair:
         loop: asyncio.AbstractEventLoop,
         client: socket.socket,
         enclave: socket.socket,
-        remember: Callable[[int, bytes], None],
+        note: Callable[[int, bytes], None],
         on_close: Callable[[_Pair], None],
     ) -> None:
         self.loop = loop
         self._both = (client, enclave)
         self._on_close = on_close
         self._ways = 2
-        _Way(self, client, enclave, partial(remember, _TO_ENCLAVE))
-        _Way(self, enclave, client, partial(remember, _TO_CLIENT))
+        _Way(self, client, enclave, partial(note, TO_ENCLAVE))
+        _Way(self, enclave, client, partial(note, TO_CLIENT))
 
     def way_ended(self) -> None:
         self._ways -= 1
@@ -122,27 +132,27 @@ class _Pair:
 class _Way:
     """One direction of a pair. While a piece waits for the sink, nothing is read from the source."""
 
-    def __init__(
-        self, pair: _Pair, source: socket.socket, sink: socket.socket, remember: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, pair: _Pair, source: socket.socket, sink: socket.socket, note: Callable[[bytes], None]) -> None:
         self._pair = pair
         self._loop = pair.loop
         self._source = source
         self._sink = sink
-        self._remember = remember
+        self._note = note
+        self._size = _SMALL_PIECE
         self._waiting = memoryview(b"")
         self._loop.add_reader(source, self._read)
 
     def _read(self) -> None:
         try:
-            data = self._source.recv(_PIECE)
+            data = self._source.recv(self._size)
         except BlockingIOError:
             return
         except OSError:  # nothing can go back there either
             self._pair.close()
             return
         if data:
-            self._remember(data)
+            self._size = _PIECE if len(data) >= _SMALL_PIECE else _SMALL_PIECE
+            self._note(data)
             self._send(memoryview(data))
         else:
             self._end()
