@@ -1,0 +1,54 @@
+"""What a bench prints: a line for each thing measured, beside what it must reach and what it is to reach."""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+HEADING = f"{'what':<48} {'over':<34} {'value':>6} {'must':>7} {'aim':>7}  holds"
+
+
+_PROGRESS = 78
+
+
+class Bound(NamedTuple):
+    """At most this much; `at_least`, at least."""
+
+    must: float
+    aim: float
+    at_least: bool = False
+
+    def holds(self, value: float) -> str:
+        reached = [name for name in ("aim", "must") if self._reaches(value, getattr(self, name))]
+        return reached[0] if reached else "no"
+
+    def _reaches(self, value: float, bound: float) -> bool:
+        return value >= bound if self.at_least else value <= bound
+
+
+class Row(NamedTuple):
+    """`over` is what the value is a ratio to, or what it is of; a value that has a unit says so in `what`."""
+
+    what: str
+    over: str
+    value: float
+    bound: Bound | None = None
+
+    def __str__(self) -> str:
+        line = f"{self.what:<48} {self.over:<34} {self.value:>6.2f}"
+        if self.bound is None:
+            return line
+        sign = "≥" if self.bound.at_least else "≤"
+        must, aim = (f"{sign} {bound:.4g}" for bound in (self.bound.must, self.bound.aim))
+        return f"{line} {must:>7} {aim:>7}  {self.bound.holds(self.value)}"
+
+
+def note(text: str) -> None:
+    """What belongs beside the table."""
+    print(f"{text:<{_PROGRESS}}", file=sys.stderr, flush=True)
+
+
+def progress(text: str) -> None:
+    """What is measured now; on a terminal, until the next line is written over it."""
+    end = "\r" if sys.stderr.isatty() else "\n"
+    print(f"{text[:_PROGRESS]:<{_PROGRESS}}", file=sys.stderr, end=end, flush=True)
