@@ -356,7 +356,7 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PART]...", help="verifier, enclave, first-byte, rates, memory, sessions; default: all."
+            metavar="PART...", help="verifier, enclave, first-byte, rates, memory, sessions; default: all."
         ),
     ] = None,
     peers: Annotated[

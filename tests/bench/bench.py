@@ -25,6 +25,7 @@ import memory
 import rates
 from vectors_location import vectors
 
+from workshop_kit.arguments import end_on_sigterm
 from workshop_kit.channel.client_handshake import ClientHandshake
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
 from workshop_kit.edges.user_key import UserKey, wrap_key
@@ -165,6 +166,7 @@ def main(*parts: str) -> int:
 
 
 if __name__ == "__main__":
+    end_on_sigterm()
     with suppress(KeyboardInterrupt):
         sys.exit(main(*sys.argv[1:]))
     sys.exit(130)
