@@ -355,9 +355,7 @@ def pages(
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PART...", help="verifier, enclave, first-byte, rates, memory, sessions; default: all."
-        ),
+        typer.Argument(metavar="PART...", help="verifier, enclave, first-byte, rates, memory, sessions; default: all."),
     ] = None,
     peers: Annotated[
         bool,
