@@ -27,7 +27,7 @@ GREETING = bytes(32)
 PING = httpx.Request("GET", "http://enclave/ping")
 
 
-def rows(*, rounds: int = 61, window: float = 0.03) -> Iterator[Row]:
+def rows(*, rounds: int = 41, window: float = 0.03) -> Iterator[Row]:
     """As `workshop bench` prints them."""
     progress("first byte: six ways, interleaved")
     with tempfile.TemporaryDirectory(prefix="workshop-bench-") as folder:

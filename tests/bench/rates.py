@@ -40,8 +40,8 @@ class Amounts(NamedTuple):
     window: float = 0.04
     bulk_rounds: int = 7
     mib: int = 100
-    wrk_rounds: int = 5
-    wrk_seconds: int = 2
+    wrk_rounds: int = 6
+    wrk_seconds: int = 1
 
 
 FULL = Amounts()

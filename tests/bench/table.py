@@ -8,7 +8,8 @@ from typing import NamedTuple
 HEADING = f"{'what':<48} {'over':<34} {'value':>6} {'must':>7} {'aim':>7}  holds"
 
 
-_PROGRESS = 78
+_LONGEST_PROGRESS = 78
+"""Less than a row: one that is written over the other leaves nothing of it."""
 
 
 class Bound(NamedTuple):
@@ -45,10 +46,14 @@ class Row(NamedTuple):
 
 def note(text: str) -> None:
     """What belongs beside the table."""
-    print(f"{text:<{_PROGRESS}}", file=sys.stderr, flush=True)
+    _write(text, "\n")
 
 
 def progress(text: str) -> None:
-    """What is measured now; on a terminal, until the next line is written over it."""
-    end = "\r" if sys.stderr.isatty() else "\n"
-    print(f"{text[:_PROGRESS]:<{_PROGRESS}}", file=sys.stderr, end=end, flush=True)
+    """What is measured now: on a terminal, until the next line is written over it."""
+    _write(text, "\r" if sys.stderr.isatty() else "\n")
+
+
+def _write(text: str, end: str) -> None:
+    line = f"{text:<{_LONGEST_PROGRESS}}" if sys.stderr.isatty() else text
+    print(line, end=end, file=sys.stderr, flush=True)

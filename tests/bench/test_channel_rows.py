@@ -135,7 +135,7 @@ def test_where_an_app_cannot_be_apart_the_other_ways_are_measured(
     with ExitStack() as stack:
         found = rates.open_ways(stack)
     assert list(found.clients) == [rates.BASE, "transport", "proxies"]
-    assert capsys.readouterr().err.rstrip() == "skipped, app apart: it needs namespaces"
+    assert capsys.readouterr().err.strip() == "skipped, app apart: it needs namespaces"
 
 
 def test_memory_too_is_measured_where_an_app_cannot_be_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,14 +221,14 @@ def test_a_program_that_cannot_be_started_ends_the_bench_with_1_and_one_line(
 
     monkeypatch.setitem(bench.PARTS, "rates", rows)
     assert bench.main("rates") == 1
-    assert capsys.readouterr().err.rstrip() == "workshop bench: workshop run ended: no image"
+    assert capsys.readouterr().err.strip() == "workshop bench: workshop run ended: no image"
 
 
 def test_a_part_that_is_none_is_refused_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main("rates", "rate") == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.rstrip().endswith(", sessions, got rate")
+    assert shown.err.strip().endswith(", sessions, got rate")
 
 
 @pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)])
