@@ -67,7 +67,7 @@ class Program:
         self.end()
         self._errors.seek(0)
         words = self._errors.read().decode(errors="replace").strip() or "no word"
-        return ProgramError(f"{' '.join(map(str, self._process.args[1:4]))} ended: {words.splitlines()[-1]}")
+        return ProgramError(f"{' '.join(map(str, self._process.args[2:5]))} ended: {words.splitlines()[-1]}")
 
     def end(self) -> None:
         self._process.terminate()
