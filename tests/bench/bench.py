@@ -5,20 +5,33 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
+<<<<<<< HEAD
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, padding, x25519
 from enclave import rows as enclave_rows
+=======
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+>>>>>>> bench
 from interleave import Case, interleave, ratio
+from programs import ProgramError
+from table import HEADING, Row, note, progress
 from yardstick import ES384, at_first_sight, verifications
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import enclave
+import first_byte
+import memory
+import rates
 from vectors_location import vectors
 
+from workshop_kit.arguments import end_on_sigterm
 from workshop_kit.channel.client_handshake import ClientHandshake
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
 from workshop_kit.channel.handshake import Profile
@@ -99,7 +112,8 @@ def evidence_to_appraise(world: World) -> tuple[str, bytes, Policy]:
     return f"the genuine document {GENUINE}", evidence, Policy(reference_values=ReferenceValues(measured))
 
 
-def main() -> None:
+def verifier_rows() -> Iterator[Row]:
+    progress("an appraisal and a handshake, interleaved with their primitives")
     world = World()
     what, evidence, policy = evidence_to_appraise(world)
     now = decode_unverified(evidence).time
@@ -128,6 +142,7 @@ def main() -> None:
         )
     cases = {name: case for name, (case, _, _) in pairs.items()} | {base: case for _, base, case in pairs.values()}
     seconds = interleave(cases)
+<<<<<<< HEAD
     rows = [(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items()]
     rows.append(("import of the verifier", "cbor2 and cryptography.x509", import_ratio()))
     rows += enclave_rows()
@@ -136,6 +151,11 @@ def main() -> None:
         print(f"{name:<30} {base:<34} {value:.2f}")
     print("ratios of tenth percentiles, one interleaved run, both sides in one process but for imports")
     print(f"appraised: {what}")
+=======
+    yield from (Row(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items())
+    yield Row("import of the verifier", "cbor2 and cryptography.x509", import_ratio())
+    note(f"appraised: {what}")
+>>>>>>> bench
 
 
 def import_ratio(*, rounds: int = 15) -> float:
@@ -150,5 +170,35 @@ def import_ratio(*, rounds: int = 15) -> float:
     return ratio(seconds, *statements)
 
 
+PARTS: dict[str, Callable[[], Iterable[Row]]] = {
+    "verifier": verifier_rows,
+    "enclave": enclave.rows,
+    "first-byte": first_byte.rows,
+    "rates": rates.rows,
+    "memory": memory.stream_rows,
+    "sessions": memory.session_rows,
+}
+
+
+def main(*parts: str) -> int:
+    """Print the rows of the named parts, or of all, each as soon as it is known."""
+    if unknown := set(parts) - PARTS.keys():
+        note(f"workshop bench: expected parts of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+        return 2
+    print(HEADING, flush=True)
+    try:
+        for part in parts or PARTS:
+            for row in PARTS[part]():
+                print(row, flush=True)
+    except ProgramError as error:
+        note(f"workshop bench: {error}")
+        return 1
+    print("ratios of tenth percentiles, each from one interleaved run")
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    end_on_sigterm()
+    with suppress(KeyboardInterrupt):
+        sys.exit(main(*sys.argv[1:]))
+    sys.exit(130)

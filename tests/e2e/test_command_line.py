@@ -165,6 +165,7 @@ BAD_ARGUMENTS: dict[str, tuple[object, ...]] = {
     "PCR16 beside a policy": ("verify", os.devnull, "--policy", os.devnull, "--pcr16", "00" * 48),
     "users in two ways": ("run", "x.eif", "--users", "x.yaml", "--user", "Alice=x"),
     "a configuration that is not there": ("run", "x.eif", "--runtime-config", "absent"),
+    "a part of the bench beside its peers": ("bench", "rates", "--peers"),
     "a file to fuzz without its target": ("fuzz", os.devnull),
     "a file to fuzz that is not there": ("fuzz", "absent", "--target", "document"),
     "no time to fuzz": ("fuzz", "--seconds", "0"),
