@@ -29,7 +29,7 @@ FLOORS = tuple(
         "verifier verifier.* service.access service.egress service.addresses service.routes service.advice simulator"
         " simulator.pki simulator.register simulator.issuing simulator.image simulator.nsm simulator.comparison"
         " simulator.container simulator.names simulator.messages",
-        "channel.session channel.handshake channel.client_handshake channel.enclave_handshake",
+        "channel.session channel.hybrid channel.handshake channel.client_handshake channel.enclave_handshake",
         "edges edges.*",
         "simulator.isolation simulator.isolation.* simulator.requirements simulator.build simulator.hypervisor"
         " simulator.machine simulator.control simulator.enclave simulator.parent simulator.relay simulator.boot"

@@ -37,6 +37,10 @@ ONE_HOP = frozenset(
 )
 """Fields that speak of one connection and stay on it (RFC 9110, 7.6.1), and the one that is answered on it."""
 
+UPGRADE = (b"upgrade", b"websocket")
+"""The one field of a connection that travels: a GET with it asks for WebSocket (RFC 6455, 4.1), and after a response
+with status 101 both bodies are that connection's bytes."""
+
 _ONCE = frozenset(
     b"authorization content-length content-type content-range cookie date from host if-modified-since if-range "
     b"if-unmodified-since max-forwards origin range referer user-agent".split()
@@ -63,6 +67,10 @@ class RequestHead(NamedTuple):
     method: bytes
     target: bytes
     headers: Headers
+
+    @property
+    def asks_for_websocket(self) -> bool:
+        return UPGRADE in self.headers
 
 
 class ResponseHead(NamedTuple):
@@ -150,15 +158,15 @@ def _read_request(head: bytes) -> RequestHead:
     headers = _headers(head, separator + fields)
     if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
         raise RemoteProtocolError(f"expected a method and a target, got {method[:40]!r} and {target[:80]!r}")
-    _require_one_reading(headers)
+    _require_one_reading(headers, method)
     return RequestHead(method, target, headers)
 
 
-def _require_one_reading(headers: Headers) -> None:
+def _require_one_reading(headers: Headers, method: bytes) -> None:
     seen: set[bytes] = set()
     for name, value in headers:
         folded = name.translate(_FOLDED)
-        if folded in ONE_HOP:
+        if folded in ONE_HOP and not ((name, value) == UPGRADE and method == b"GET" and name not in seen):
             raise RemoteProtocolError(f"expected fields that travel on, got {name!r}, which stays on its connection")
         if folded in _ONCE and (name != folded or name in seen):
             raise RemoteProtocolError(f"expected {folded.decode()} once, in this spelling, got {name!r} besides")

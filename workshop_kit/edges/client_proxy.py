@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from workshop_kit.channel.framing import Headers, RequestHead, ResponseHead
+from workshop_kit.channel.framing import UPGRADE, Headers, RequestHead, ResponseHead
 from workshop_kit.edges.async_client import AttestedSession
 from workshop_kit.edges.connection import TimeOuts
 from workshop_kit.edges.door import Door
@@ -24,7 +24,6 @@ PATIENCE = TimeOuts(connect=30.0, read=None, write=None)
 """Whoever asks here waits as long as he likes: when he goes, what he asked for ends too."""
 
 _TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"),)
-_UPGRADE = (b"upgrade", b"websocket")
 
 
 class ClientProxy:
@@ -84,11 +83,13 @@ def _origin_form(call: Call) -> tuple[bytes, Headers]:
 
 
 def _travelling(call: Call, headers: Headers) -> Headers:
-    return (*end_to_end(headers), _UPGRADE) if call.upgrade else end_to_end(headers)
+    return (*end_to_end(headers), UPGRADE) if call.upgrade else end_to_end(headers)
 
 
 def _local(head: ResponseHead) -> Headers:
     """The headers for the local client: a 204 has no length (RFC 9110, 8.6), which some apps give it."""
+    if head.status == 101:
+        return (*head.headers, UPGRADE)
     return tuple(field for field in head.headers if not (head.status == 204 and field[0] == b"content-length"))
 
 

@@ -89,11 +89,15 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
             self._alarm.set(LINGER)
 
-    def close(self, *, at_once: bool) -> None:
+    def close(self, *, at_once: bool) -> asyncio.Task[None] | None:
+        """Close, now or if it is idle; gives what still has to end."""
         if at_once:
             self._transport.abort()
+            if self._task is not None:
+                self._task.cancel()
         elif not self._calls:
             self._transport.close()
+        return self._task
 
     # --- one call after the other ---
 
@@ -269,9 +273,9 @@ class HttpServer:
         end = asyncio.get_running_loop().time() + GRACE
         while self._connections and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
-        for connection in list(self._connections):
-            connection.close(at_once=True)
-        await asyncio.sleep(0)
+        left = [connection.close(at_once=True) for connection in list(self._connections)]
+        await asyncio.gather(*filter(None, left), return_exceptions=True)
+        await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
 
     # Called by connections.
     def admit(self, connection: Connection) -> bool:
