@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from operated import DONE, LARGE, Operated, new_order
+import asyncio
+from pathlib import Path
 
-from workshop_kit.simulator.misbehaving import Replay
+from operated import DONE, Operated, new_order
+
+from workshop_kit.edges.tunnel import close
+from workshop_kit.edges.vsock import PROXY_PORT, VsockAddress
+from workshop_kit.simulator.misbehaving import Ask, Attack, Replay, Request, Response
 
 
 def test_a_request_delivered_twice_is_executed_once(enclave: Operated) -> None:
@@ -19,15 +23,39 @@ def test_a_request_delivered_twice_is_executed_once(enclave: Operated) -> None:
     assert enclave.goes_on()
 
 
-@pytest.mark.parametrize("size", [0, LARGE])
-def test_of_two_copies_at_the_same_time_one_is_executed(enclave: Operated, size: int) -> None:
-    """Both may find their number unused before either has opened: only the first to open may have it."""
-    replay = Replay(at_once=True)
-    enclave.misbehave(replay)
-    orders = [new_order() for _ in range(20)]
-    for order in orders:
-        assert enclave.client().post(f"/deposit?{order}", content=bytes(size)).json() == DONE
-    assert [copy.status for copy in replay.answers] == [400] * len(orders)
-    assert all(b"used before" in copy.body for copy in replay.answers)
-    assert [len(enclave.executed(order)) for order in orders] == [1] * len(orders)
+class Together(Attack):
+    """Delivers a request twice, byte for byte at the same time, so that both are begun before either can open."""
+
+    def __init__(self, enclave: Path) -> None:
+        self._enclave = enclave
+        self.answers: list[bytes] = []
+
+    async def exchange(self, request: Request, ask: Ask) -> Response:
+        head = f"POST {request.path} HTTP/1.1\r\ncontent-length: {len(request.body)}\r\nconnection: close\r\n\r\n"
+        copies = [await asyncio.open_unix_connection(str(self._enclave)) for _ in range(2)]
+        for _, writer in copies:
+            writer.write(head.encode() + request.body[:-1])
+        await ask(Request("GET", "/", (), b""))  # once this is answered, the enclave has read what came before
+        for _, writer in copies:
+            writer.write(request.body[-1:])
+        self.answers = sorted([await reader.read() for reader, _ in copies])
+        for _, writer in copies:
+            await close(writer)
+        return Response(200, (), self.answers[0].partition(b"\r\n\r\n")[2])
+
+
+def test_of_two_copies_that_begin_together_one_is_executed(enclave: Operated) -> None:
+    """Both find their number unused; only the one that opens first may have it."""
+    running = enclave.running.enclave
+    together = Together(
+        VsockAddress(running.describe()["EnclaveCID"], PROXY_PORT).path(running.infrastructure.directory)
+    )
+    for _ in range(3):
+        enclave.misbehave(together)
+        order = new_order()
+        assert enclave.client().get(f"/pay?{order}").json() == DONE
+        assert together.answers[0].startswith(b"HTTP/1.1 200 ")
+        assert together.answers[1].startswith(b"HTTP/1.1 400 ")
+        assert b"used before" in together.answers[1]
+        assert len(enclave.executed(order)) == 1
     assert enclave.goes_on()

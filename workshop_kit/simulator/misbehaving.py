@@ -9,7 +9,6 @@ refuses it is what would refuse Mallory. Numbers in brackets are sentences of SP
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -107,27 +106,19 @@ class Replay(Attack):
     """He delivers every request twice.
 
     He hopes that what Alice asked for happens twice: another payment, another vote. An enclave accepts each number of
-    an exchange once, when its first record opens [E-3], so of two copies one is served, also of two at the same time.
-
-    Args:
-        at_once: deliver both together; else the second follows the first one's answer.
+    an exchange once, when its first record opens [E-3], so of two copies one is served.
 
     Attributes:
-        answers: what the enclave said to the copies that were not served; Alice gets the other answer.
+        answers: what the enclave said to the second copies; Alice gets the answers to the first.
     """
 
-    def __init__(self, *, at_once: bool = False) -> None:
-        self._at_once = at_once
+    def __init__(self) -> None:
         self.answers: list[Response] = []
 
     async def exchange(self, request: Request, ask: Ask) -> Response:
-        if self._at_once:
-            both = list(await asyncio.gather(ask(request), ask(request)))
-        else:
-            both = [await ask(request), await ask(request)]
-        both.sort(key=lambda response: response.status != 200)
-        self.answers.append(both[1])
-        return both[0]
+        first = await ask(request)
+        self.answers.append(await ask(request))
+        return first
 
 
 class Reorder(Change):
