@@ -13,7 +13,6 @@ from typing import Protocol
 
 from workshop_kit.channel.framing import Headers
 from workshop_kit.edges.message import has_no_body
-from workshop_kit.edges.stream import READ_AHEAD
 
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -50,6 +49,7 @@ class Call:
         complete: all of the request is here.
         status: of the response, once it has begun.
         answered: the response is whole.
+        waiting: bytes of its body that are here and were not received.
         keeps: another request may follow on this connection.
     """
 
@@ -69,7 +69,7 @@ class Call:
         self._modern = modern  # HTTP/1.1 on the client's side too
         self.keeps = keeps
         self._pieces: deque[bytes] = deque()
-        self._waiting = 0
+        self.waiting = 0
         self._reader: asyncio.Future[None] | None = None
         self._chunked = False
         self.on_gone: Callable[[], None] = lambda: None
@@ -90,7 +90,7 @@ class Call:
             self._expects = False
             await self._change()
         piece = self._pieces.popleft()
-        self._waiting -= len(piece)
+        self.waiting -= len(piece)
         self._connection.balance()
         return piece
 
@@ -109,7 +109,7 @@ class Call:
         """Wait until the client has gone, or has its answer; what it still sends of its request is let go."""
         while not (self.gone or self.answered):
             self._pieces.clear()
-            self._waiting = 0
+            self.waiting = 0
             self._connection.balance()
             await self._change()
 
@@ -151,7 +151,7 @@ class Call:
     async def _whole(self) -> None:
         self.answered = True
         self._pieces.clear()  # nobody asks for them any more
-        self._waiting = 0
+        self.waiting = 0
         self.wake()
         await self._connection.answered(self)
 
@@ -183,7 +183,7 @@ class Call:
     def take(self, data: bytes) -> None:
         if not self.answered:
             self._pieces.append(data)
-            self._waiting += len(data)
+            self.waiting += len(data)
             self.wake()
 
     def end_of_request(self) -> None:
@@ -201,8 +201,3 @@ class Call:
     def wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the client should wait until more has been received here."""
-        return self._waiting > READ_AHEAD

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from workshop_kit.channel.framing import Headers
 from workshop_kit.edges.http_call import PHRASES, Call
 from workshop_kit.edges.http_reader import BadRequestError, RequestReader
-from workshop_kit.edges.stream import Alarm
+from workshop_kit.edges.stream import READ_AHEAD, Alarm
 
 IDLE = 75.0
 """Seconds that a connection may wait for a request: longer than clients keep one, so that they are who closes it."""
@@ -25,14 +25,17 @@ STALL = 60.0
 """Seconds that a client may take nothing of what is sent to it."""
 LINGER = 5.0
 """Seconds in which the rest of a request is read, and let go, that was answered before its end."""
-MAX_WAITING = 256
-"""Requests of one connection that wait for an answer to those before them."""
+AHEAD = 16
+"""Requests of one connection that are read while the first is answered."""
+MAX_AHEAD = 256
+"""Requests that may arrive at once, in one piece: the end of a client that sends so many is not seen meanwhile."""
 
 
 class Owner(Protocol):
     """The server that a connection belongs to."""
 
     ending: bool
+    tasks: set[asyncio.Task[Any]]
     handle: Callable[[Call], Awaitable[None]]
 
     def admit(self, connection: Connection) -> bool:
@@ -40,10 +43,7 @@ class Owner(Protocol):
 
     def forget(self, connection: Connection) -> None: ...
 
-    def run(self, serving: Coroutine[None, None, None]) -> None: ...
-
-    def done(self) -> None:
-        """The task that calls this has nothing left to do."""
+    def forget_task(self, task: asyncio.Task[Any] | None) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -82,10 +82,17 @@ class Connection(asyncio.Protocol):
 
     def balance(self) -> None:
         """Let the client send, or make it wait."""
-        wait = not self._closing and (len(self._calls) > 1 or (bool(self._calls) and self._calls[0].crowded))
+        wait = not self._closing and self._crowded
         if wait is not self._paused and not self._lost:
             self._paused = wait
             (self._transport.pause_reading if wait else self._transport.resume_reading)()
+
+    @property
+    def _crowded(self) -> bool:
+        """Bodies behind the first call's wait outside; heads do not, else nobody would see that the client goes."""
+        calls = self._calls
+        first = bool(calls) and calls[0].waiting > READ_AHEAD
+        return first or (len(calls) > 1 and (calls[-1].waiting > 0 or len(calls) > AHEAD))
 
     async def answered(self, call: Call) -> None:
         """The response is whole. Its handler may go on, and nobody waits for that."""
@@ -102,7 +109,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._alarm.clear()
-        self._server.run(self._serve(self._calls[0]))
+        self._server.tasks.add(self._loop.create_task(self._serve(self._calls[0])))
 
     async def _serve(self, call: Call) -> None:
         try:
@@ -112,7 +119,7 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001  a mistake of ours, or of an app's behind us
             self._loop.call_exception_handler({"message": f"a request was left without an answer: {_place(error)}"})
         finally:
-            self._server.done()
+            self._server.forget_task(asyncio.current_task())
             if self._calls and self._calls[0] is call and not self._answered:
                 self._leave(call)
 
@@ -249,8 +256,8 @@ class Connection(asyncio.Protocol):
     # --- called by the reader ---
 
     def begun(self, head: tuple[bytes, bytes, Headers], *, modern: bool, keeps: bool, upgrade: bool) -> None:
-        if len(self._calls) > MAX_WAITING or (self._closing and not self._calls):
-            words = f"expected at most {MAX_WAITING} requests ahead of their answers, got more"
+        if len(self._calls) > MAX_AHEAD or (self._closing and not self._calls):
+            words = f"expected at most {MAX_AHEAD} requests ahead of their answers, got more"
             raise BadRequestError(HTTPStatus.TOO_MANY_REQUESTS, words)
         self._calls.append(Call(self, head, modern=modern, keeps=keeps, upgrade=upgrade))
         if len(self._calls) == 1:

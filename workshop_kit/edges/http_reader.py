@@ -45,8 +45,9 @@ class RequestReader:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._size = 0  # of these
-        self._unread = 0  # bytes that went into the parser since something came out of it
+        self._given = 0  # bytes that the parser was given last
+        self._unread = 0  # and behind those of which something came out
+        self._slack = 0  # these
         self._offered = False  # the request offers another protocol
         self._taken = False  # and it is one that is taken up
         self._framing: Headers = ()  # of a body behind such an offer
@@ -59,7 +60,8 @@ class RequestReader:
         while data:
             if self._taken:
                 return self._taker.body(data)
-            self._unread += len(data)
+            self._given = len(data)
+            self._unread += self._given
             try:
                 self._parser.feed_data(data)
                 break
@@ -88,7 +90,7 @@ class RequestReader:
     # Called by httptools.
     def on_message_begin(self) -> None:
         self.in_head = True
-        self._url, self._headers, self._size = b"", [], 0
+        self._url, self._headers = b"", []
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -96,16 +98,19 @@ class RequestReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:  # else a trailer, which is let go (RFC 9112, 7.1.2)
             self._headers.append((name.lower(), value.rstrip(b" \t")))
-            self._size += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
-        self.in_head, self._unread = False, 0
+        may_be_large = self._unread + self._slack > MAX_HEAD
+        self.in_head = False
+        self._came_out()
         if self._resumed:
             self._resumed = False
             return
         parser, headers = self._parser, tuple(self._headers)
         method, version = parser.get_method(), parser.get_http_version()
-        self._require_one_reading(method, version, headers)
+        if may_be_large and len(self._url) + sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEAD:
+            raise _too_large()
+        _require_one_reading(method, version, headers)
         self._offered = parser.should_upgrade()
         if self._offered:
             self._framing = tuple(field for field in headers if field[0] in (b"content-length", b"transfer-encoding"))
@@ -114,28 +119,30 @@ class RequestReader:
         head = (method, self._url, headers)
         self._taker.begun(head, modern=version == "1.1", keeps=parser.should_keep_alive(), upgrade=self._taken)
 
-    def _require_one_reading(self, method: bytes, version: str, headers: Headers) -> None:
-        if len(self._url) + self._size > MAX_HEAD:
-            raise _too_large()
-        if version not in ("1.1", "1.0"):
-            raise BadRequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"expected HTTP/1.1, got HTTP/{version}")
-        if method == b"CONNECT":
-            raise BadRequestError(HTTPStatus.NOT_IMPLEMENTED, "expected a request, got CONNECT: here is no tunnel")
-        names = [name for name, _ in headers]
-        if version == "1.1" and names.count(b"host") != 1:  # RFC 9112, 3.2
-            words = f"expected one Host, got {names.count(b'host')}"
-            raise BadRequestError(HTTPStatus.BAD_REQUEST, words)
-        if b"transfer-encoding" in names:
-            _require_chunks(version, dict(headers)[b"transfer-encoding"])
-
     def on_body(self, data: bytes) -> None:
-        self._unread = 0
+        self._came_out()
         self._taker.body(data)
 
     def on_message_complete(self) -> None:
-        self._unread = 0
+        self._came_out()
         if not self._offered:
             self._taker.ended()
+
+    def _came_out(self) -> None:
+        self._unread, self._slack = 0, self._given
+
+
+def _require_one_reading(method: bytes, version: str, headers: Headers) -> None:
+    if version not in ("1.1", "1.0"):
+        raise BadRequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"expected HTTP/1.1, got HTTP/{version}")
+    if method == b"CONNECT":
+        raise BadRequestError(HTTPStatus.NOT_IMPLEMENTED, "expected a request, got CONNECT: here is no tunnel")
+    names = [name for name, _ in headers]
+    if version == "1.1" and names.count(b"host") != 1:  # RFC 9112, 3.2
+        words = f"expected one Host, got {names.count(b'host')}"
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, words)
+    if b"transfer-encoding" in names:
+        _require_chunks(version, dict(headers)[b"transfer-encoding"])
 
 
 def _require_chunks(version: str, coding: bytes) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from workshop_kit.edges.http_call import Call
 from workshop_kit.edges.http_connection import Connection
@@ -30,7 +30,7 @@ class HttpServer:
         self.ending = False
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
         self._over = asyncio.Event()
 
     async def start(self, *listeners: socket.socket) -> None:
@@ -51,10 +51,10 @@ class HttpServer:
                 await self._over.wait()
         for connection in list(self._connections):
             connection.abort()
-        for task in list(self._tasks):
+        for task in list(self.tasks):
             task.cancel()
         await asyncio.sleep(0)  # connections are told of their end one step later
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     # Called by connections.
     def admit(self, connection: Connection) -> bool:
@@ -67,15 +67,11 @@ class HttpServer:
         self._connections.discard(connection)
         self._look()
 
-    def run(self, serving: Coroutine[None, None, None]) -> None:
-        self._tasks.add(asyncio.get_running_loop().create_task(serving))
-
-    def done(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.discard(task)
-        self._look()
+    def forget_task(self, task: asyncio.Task[Any] | None) -> None:
+        self.tasks.discard(task)
+        if self.ending:
+            self._look()
 
     def _look(self) -> None:
-        if self.ending and not self._connections and not self._tasks:
+        if self.ending and not self._connections and not self.tasks:
             self._over.set()
