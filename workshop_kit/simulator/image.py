@@ -35,6 +35,8 @@ ENCLAVE_MODULES = (
     "edges/enclave_proxy.py",
     "edges/forwarder.py",
     "edges/http_call.py",
+    "edges/http_connection.py",
+    "edges/http_reader.py",
     "edges/http_server.py",
     "edges/message.py",
     "edges/nsm_device.py",
