@@ -122,7 +122,7 @@ class Proxied:
         """SPEC.md R-1 and R-2, written by hand."""
         for index, plaintext in enumerate(plaintexts):
             nonce = stream.to_bytes(4, "big") + index.to_bytes(8, "big")
-            sealed = self._session._seal.encrypt(nonce, plaintext, None)
+            sealed = self._session._sealing.cipher.encrypt(nonce, plaintext, None)
             yield len(sealed).to_bytes(4, "big") + sealed
 
     def _post(self, path: str, body: bytes) -> Answer:
