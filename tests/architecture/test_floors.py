@@ -32,8 +32,8 @@ FLOORS = tuple(
         "channel.session channel.handshake channel.client_handshake channel.enclave_handshake",
         "edges edges.*",
         "simulator.isolation simulator.isolation.* simulator.requirements simulator.build simulator.hypervisor"
-        " simulator.machine simulator.control simulator.enclave simulator.parent simulator.boot simulator.gate"
-        " simulator.inside simulator.doctor simulator.stand_in simulator.pythons simulator.dockerfile*"
+        " simulator.machine simulator.control simulator.enclave simulator.parent simulator.relay simulator.boot"
+        " simulator.gate simulator.inside simulator.doctor simulator.stand_in simulator.pythons simulator.dockerfile*"
         " simulator.installing simulator.pip_words simulator.requirement_lines simulator.layout simulator.launch"
         " simulator.supervisor simulator.interpreter simulator.loader simulator.shared_pki simulator.reading"
         " simulator.way_out simulator.infrastructure simulator.measured simulator.watchdog"

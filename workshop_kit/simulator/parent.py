@@ -10,32 +10,18 @@ import asyncio
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from workshop_kit.edges.egress_proxy import EgressProxy, Internet, RealInternet
 from workshop_kit.edges.serving import LOOPBACK, port_of
-from workshop_kit.edges.tunnel import join
 from workshop_kit.edges.vsock import EGRESS_PORT, PARENT_CID, PROXY_PORT, VsockAddress, listen_for
 from workshop_kit.service.egress import EgressDecision
+from workshop_kit.simulator.relay import Relay, Seen
 
 _PIECE = 256 * 1024
-_REMEMBERED = 1024 * 1024
 _REMEMBERED_DECISIONS = 1000
-_DIRECTIONS = ("the client", "the enclave")
-
-_Serve: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Bytes that passed, `towards` the enclave or the client."""
-
-    towards: str
-    data: bytes
 
 
 class ParentInstance:
@@ -49,7 +35,6 @@ class ParentInstance:
         internet: where what leaves the enclave goes.
 
     Attributes:
-        seen: what passed between clients and the enclave, the newest at the end.
         egress: what became of each tunnel that the enclave asked for.
     """
 
@@ -62,17 +47,15 @@ class ParentInstance:
         own_cid: int = PARENT_CID,
         internet: Internet | None = None,
     ) -> None:
-        self._enclave = VsockAddress(cid, PROXY_PORT).path(directory)
         self._listener = listener
         self._calls_at = VsockAddress(own_cid, EGRESS_PORT).path_from(cid, directory)
         self._calls = listen_for(cid, VsockAddress(own_cid, EGRESS_PORT), directory)
         self.port = port_of(self._listener)
-        self.seen: list[Seen] = []
         self.egress: deque[EgressDecision] = deque(maxlen=_REMEMBERED_DECISIONS)
         self._egress_proxy = EgressProxy(internet or RealInternet(), on_decision=self.egress.append)
-        self._remembered = 0
         self._serving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
+        self._relay = Relay(self._loop, VsockAddress(cid, PROXY_PORT).path(directory))
         self._relaying = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"parent-instance-{self.port}")
         self._thread.start()
@@ -80,6 +63,11 @@ class ParentInstance:
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What passed between clients and the enclave, the newest at the end."""
+        return self._relay.seen()
 
     def close(self) -> None:
         """Stop relaying; open connections are cut."""
@@ -91,45 +79,36 @@ class ParentInstance:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         with closing(self._loop), self._listener, self._calls:
-            self._accept_at(self._listener, self._carry)
-            self._accept_at(self._calls, self._egress_proxy.serve)
+            self._accept_at(self._listener, self._relay.carry)
+            self._accept_at(self._calls, self._serve_egress)
             self._loop.call_soon(self._relaying.set)
             self._loop.run_forever()
             for listener in (self._listener, self._calls):
                 self._loop.remove_reader(listener)
             self._calls_at.unlink(missing_ok=True)
+            self._relay.cut()
             self._loop.run_until_complete(_cut())
 
     # asyncio's own servers leave behind what they accept in the moment of their end.
-    def _accept_at(self, listener: socket.socket, serve: _Serve) -> None:
+    def _accept_at(self, listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept, listener, serve)
 
-    def _accept(self, listener: socket.socket, serve: _Serve) -> None:
+    def _accept(self, listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
         with suppress(OSError):  # whoever called has gone again
             connection, _ = listener.accept()
-            task = self._loop.create_task(_each(connection, serve))
-            self._serving.add(task)  # the loop itself would let go of a task that waits
-            task.add_done_callback(self._serving.discard)
+            serve(connection)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            inner = await asyncio.open_unix_connection(str(self._enclave), limit=_PIECE)
-        except OSError:
-            return
-        await join((reader, writer), inner, self._remember)
-
-    def _remember(self, towards: int, data: bytes) -> None:
-        self.seen.append(Seen(_DIRECTIONS[towards], data))
-        self._remembered += len(data)
-        while self._remembered > _REMEMBERED and len(self.seen) > 1:
-            self._remembered -= len(self.seen.pop(0).data)
+    def _serve_egress(self, connection: socket.socket) -> None:
+        task = self._loop.create_task(_each(connection, self._egress_proxy))
+        self._serving.add(task)  # the loop itself would let go of a task that waits
+        task.add_done_callback(self._serving.discard)
 
 
-async def _each(connection: socket.socket, serve: _Serve) -> None:
+async def _each(connection: socket.socket, proxy: EgressProxy) -> None:
     reader, writer = await asyncio.open_connection(sock=connection, limit=_PIECE)
     try:
-        await serve(reader, writer)
+        await proxy.serve(reader, writer)
     finally:
         writer.transport.abort()
 
