@@ -27,6 +27,7 @@ ENCLAVE_MODULES = (
     "channel/handshake.py",
     "channel/session.py",
     "edges/__init__.py",
+    "edges/admission.py",
     "edges/asgi.py",
     "edges/carrier.py",
     "edges/egress_client.py",
