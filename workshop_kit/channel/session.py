@@ -156,6 +156,11 @@ class Opener(_Message):
         self._given_up = False
         self.ended = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether a record has opened."""
+        return self._index > 0
+
     def receive(self, data: bytes) -> Iterator[Record]:
         """The records that `data` completes, in order.
 
