@@ -28,6 +28,7 @@ ENCLAVE_MODULES = (
     "channel/hybrid.py",
     "channel/session.py",
     "edges/__init__.py",
+    "edges/admission.py",
     "edges/asgi.py",
     "edges/carrier.py",
     "edges/egress_client.py",
