@@ -14,8 +14,11 @@ from attested import World
 from workshop_kit.channel.client_handshake import ClientHandshake
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
+from workshop_kit.channel.handshake import Hello, Profile, signed_part
+from workshop_kit.channel.hybrid import Ephemeral, Offer
 from workshop_kit.channel.session import ClientSession, EnclaveSession, Opener, SessionKeys
-from workshop_kit.edges.user_key import UserKey, wrap_key
+from workshop_kit.edges.primitives import PRIMITIVES
+from workshop_kit.edges.user_key import UserKey
 from workshop_kit.errors import RemoteProtocolError
 from workshop_kit.verifier import Policy
 
@@ -40,40 +43,72 @@ def sessions(seed: int = 0) -> tuple[ClientSession, EnclaveSession]:
     return ClientSession(keys(seed)), EnclaveSession(keys(seed))
 
 
-class Pair:
-    """One handshake, both sides of it. The user is Alice; Alice and Bob are known to the enclave."""
+OFFER = Ephemeral(x25519=bytes(range(32)), ml_kem=bytes(range(64))).offer
+"""Two public keys whose private ones nobody keeps secret."""
 
-    def __init__(self, world: World | None = None, *, user: str = "Alice", policy: Policy | None = None) -> None:
+
+def hello_of(
+    user: str,
+    *,
+    offer: Offer | None,
+    nonce: bytes = bytes(32),
+    public_key: bytes | None = None,
+    signature: bytes | None = None,
+) -> bytes:
+    """A hello by a user, with a key in another spelling or another signature where a test says so."""
+    key = user_key(user)
+    public_key = public_key or key.public_bytes
+    signature = key.sign(signed_part(public_key, nonce, offer)) if signature is None else signature
+    return Hello(public_key=public_key, nonce=nonce, signature=signature, offer=offer).encode()
+
+
+class Pair:
+    """One handshake, both sides of it. The user is Alice; Alice and Bob are known to the enclave.
+
+    Attributes:
+        drawn: what chance gave, in order: to the client the nonce (and two seeds), then to the enclave one key.
+    """
+
+    def __init__(
+        self,
+        world: World | None = None,
+        *,
+        user: str = "Alice",
+        policy: Policy | None = None,
+        profile: Profile = Profile.MODERN,
+    ) -> None:
         self.world = world or World()
         self.key = user_key(user)
+        self.drawn: list[bytes] = []
+        self.client = ClientHandshake(self.key, policy or self.world.policy(), random=self._random, profile=profile)
+        self.nonce = self.drawn[0]
         known = {user_key(name).public_bytes for name in ("Alice", "Bob")}
-        self.nonce = self.world.random(32)
-        self.session_key = self.world.random(32)
-        self.client = ClientHandshake(self.key, policy or self.world.policy(), nonce=self.nonce)
-        self.enclave = EnclaveHandshake(is_known=known.__contains__, session_key=self.session_key, wrap=wrap_key)
+        self.enclave = EnclaveHandshake(is_known=known.__contains__, random=self._random, primitives=PRIMITIVES)
+
+    def _random(self, size: int) -> bytes:
+        self.drawn.append(self.world.random(size))
+        return self.drawn[-1]
 
     def answer(self, hello: bytes, **instead: Any) -> bytes:
         """The enclave's answer to a hello, with other fields in the document where a test says so."""
         needed = self.enclave.receive_hello(hello)
         fields = {"user_data": needed.user_data, "nonce": needed.nonce, "public_key": needed.public_key}
-        document = self.world.attest(**(fields | instead))
-        self.enclave_session = self.enclave.provide_evidence(document)
-        return document
+        return self.enclave.provide_evidence(self.world.attest(**(fields | instead)))
 
-    def receive(self, document: bytes) -> ClientSession:
-        """The client's session, where it takes the document."""
-        self.client.receive_evidence(document, now=self.world.now)
+    def receive(self, answer: bytes) -> ClientSession:
+        """The client's session, where it takes the answer."""
+        self.client.receive_evidence(answer, now=self.world.now)
         return self.client.session()
 
     def roundtrip(
         self,
         *,
         on_hello: Callable[[bytes], bytes] = lambda hello: hello,
-        on_document: Callable[[bytes], bytes] = lambda document: document,
+        on_answer: Callable[[bytes], bytes] = lambda answer: answer,
     ) -> tuple[ClientSession, EnclaveSession]:
         """Both sessions, whoever stands between them doing to each message what he likes."""
-        document = self.answer(on_hello(self.client.hello()))
-        return self.receive(on_document(document)), self.enclave_session
+        answer = self.answer(on_hello(self.client.hello()))
+        return self.receive(on_answer(answer)), self.enclave.session()
 
 
 def understand(client: ClientSession, enclave: EnclaveSession) -> bool:

@@ -82,8 +82,10 @@ class Proxied:
     def __post_init__(self) -> None:
         key = user_key("Alice")
         users = Users((User("Alice", self.role, key.public_bytes),))
-        self._proxy = EnclaveProxy(self._app, rules=rules_of(self.manifest, users), nsm=_Device(self.world))
-        handshake = ClientHandshake(key, self.world.policy(), nonce=self.world.random(32))
+        self._proxy = EnclaveProxy(
+            self._app, websocket=self._app, rules=rules_of(self.manifest, users), nsm=_Device(self.world)
+        )
+        handshake = ClientHandshake(key, self.world.policy(), random=self.world.random)
         evidence = self._post(carrier.HELLO_PATH, handshake.hello())
         handshake.receive_evidence(evidence.body, now=self.world.now)
         self._session: ClientSession = handshake.session()

@@ -104,11 +104,15 @@ def regenerate_pages(*, check: bool) -> int:
     return 1 if check and stale else 0
 
 
-def run_bench(*, peers: bool) -> int:
-    """The bench of the repository, or with `peers` its comparison with other verifiers."""
+def run_bench(parts: list[str], *, peers: bool) -> None:
+    """Become the bench of the repository, all of it or `parts`, or with `peers` its comparison with other verifiers.
+
+    Become, since it must end what it started: whoever waits for a program kills it soon after Ctrl-C.
+    """
     root = require_checkout("bench")
     script = root / "tests" / "bench" / ("peers.py" if peers else "bench.py")
-    return subprocess.call([sys.executable, str(script)], cwd=root)
+    os.chdir(root)
+    os.execv(sys.executable, [sys.executable, str(script), *parts])
 
 
 def run_fuzz(*, file: Path | None, seconds: float, target: str | None) -> int:

@@ -5,22 +5,33 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding
-from enclave import rows as enclave_rows
+from cryptography.hazmat.primitives.asymmetric import ec, mlkem, padding, x25519
 from interleave import Case, interleave, ratio
+from programs import ProgramError
+from table import HEADING, Row, note, progress
 from yardstick import ES384, at_first_sight, verifications
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import enclave
+import first_byte
+import memory
+import rates
 from vectors_location import vectors
 
+from workshop_kit.arguments import end_on_sigterm
 from workshop_kit.channel.client_handshake import ClientHandshake
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
-from workshop_kit.edges.user_key import UserKey, wrap_key
+from workshop_kit.channel.handshake import Profile
+from workshop_kit.edges.primitives import PRIMITIVES, wrap_key
+from workshop_kit.edges.user_key import UserKey
 from workshop_kit.evidence import nsm_api
 from workshop_kit.evidence.document import decode_unverified
 from workshop_kit.simulator.nsm import Nsm
@@ -48,31 +59,42 @@ class World:
         document: bytes = nsm_api.decode_response(response, "Attestation")["document"]
         return document
 
-    def handshake(self) -> None:
+    def handshake(self, profile: Profile) -> None:
         """Both sides and the infrastructure, in memory."""
-        client = ClientHandshake(self.user, self.policy, nonce=os.urandom(32))
+        client = ClientHandshake(self.user, self.policy, random=os.urandom, profile=profile)
         enclave = EnclaveHandshake(
-            is_known=lambda key: key == self.user.public_bytes, session_key=os.urandom(32), wrap=wrap_key
+            is_known=lambda key: key == self.user.public_bytes, random=os.urandom, primitives=PRIMITIVES
         )
         needed = enclave.receive_hello(client.hello())
         document = self.attest(user_data=needed.user_data, nonce=needed.nonce, public_key=needed.public_key)
-        enclave.provide_evidence(document)
-        client.receive_evidence(document, now=self.now)
+        client.receive_evidence(enclave.provide_evidence(document), now=self.now)
+        assert client.session().session_id == enclave.session().session_id
 
 
-def handshake_primitives(world: World, verify: Case) -> Case:
-    """What a handshake contains: an RSA signature and its verification, a key wrapped and unwrapped, evidence."""
+def handshake_primitives(world: World, profile: Profile, verify: Case) -> Case:
+    """What a handshake contains: an RSA signature and its verification, evidence, and how its profile makes a key."""
     private, public = world.user._private_key, world.user._private_key.public_key()
     leaf = ec.generate_private_key(ec.SECP384R1())
-    message, payload = os.urandom(400), os.urandom(4500)
+    message, payload = os.urandom(1500 if profile is Profile.MODERN else 400), os.urandom(4500)
+    agree = agreement if profile is Profile.MODERN else lambda: world.user.unwrap(wrap_key(public, b"\0" * 32))
 
     def primitives() -> None:
         public.verify(private.sign(message, PSS, hashes.SHA256()), message, PSS, hashes.SHA256())
-        world.user.unwrap(wrap_key(public, b"\0" * 32))
+        agree()
         leaf.sign(payload, ES384)
         verify()
 
     return primitives
+
+
+def agreement() -> bytes:
+    """Two X25519 keys and ML-KEM's, each made from random bytes, their public bytes read at the other end."""
+    ours, theirs = (x25519.X25519PrivateKey.from_private_bytes(os.urandom(32)) for _ in range(2))
+    kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(os.urandom(64))
+    sent = (ours.public_key().public_bytes_raw(), theirs.public_key().public_bytes_raw())
+    theirs.exchange(x25519.X25519PublicKey.from_public_bytes(sent[0]))
+    _, ciphertext = mlkem.MLKEM768PublicKey.from_public_bytes(kem.public_key().public_bytes_raw()).encapsulate()
+    return kem.decapsulate(ciphertext) + ours.exchange(x25519.X25519PublicKey.from_public_bytes(sent[1]))
 
 
 def evidence_to_appraise(world: World) -> tuple[str, bytes, Policy]:
@@ -85,7 +107,8 @@ def evidence_to_appraise(world: World) -> tuple[str, bytes, Policy]:
     return f"the genuine document {GENUINE}", evidence, Policy(reference_values=ReferenceValues(measured))
 
 
-def main() -> None:
+def verifier_rows() -> Iterator[Row]:
+    progress("an appraisal and a handshake, interleaved with their primitives")
     world = World()
     what, evidence, policy = evidence_to_appraise(world)
     now = decode_unverified(evidence).time
@@ -99,27 +122,24 @@ def main() -> None:
             five,
         ),
         "appraisal, chain known": (lambda: appraise(evidence, policy, now=now), "1 ES384 verification", one),
-        "handshake, first sight": (
-            at_first_sight(world.handshake),
-            "its primitives, 5 verifications",
-            handshake_primitives(world, chain),
-        ),
-        "handshake, chain known": (
-            world.handshake,
-            "its primitives, 1 verification",
-            handshake_primitives(world, own),
-        ),
     }
+    for profile in (Profile.MODERN, Profile.SEED):
+        handshake, name = partial(world.handshake, profile), profile.value
+        pairs[f"handshake, {name}, first sight"] = (
+            at_first_sight(handshake),
+            f"{name}'s primitives, 5 verifications",
+            handshake_primitives(world, profile, chain),
+        )
+        pairs[f"handshake, {name}, chain known"] = (
+            handshake,
+            f"{name}'s primitives, 1 verification",
+            handshake_primitives(world, profile, own),
+        )
     cases = {name: case for name, (case, _, _) in pairs.items()} | {base: case for _, base, case in pairs.values()}
     seconds = interleave(cases)
-    rows = [(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items()]
-    rows.append(("import of the verifier", "cbor2 and cryptography.x509", import_ratio()))
-    rows += enclave_rows()
-    print(f"{'what':<27} {'over':<34} ratio")
-    for name, base, value in rows:
-        print(f"{name:<27} {base:<34} {value:.2f}")
-    print("ratios of tenth percentiles, one interleaved run, both sides in one process but for imports")
-    print(f"appraised: {what}")
+    yield from (Row(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items())
+    yield Row("import of the verifier", "cbor2 and cryptography.x509", import_ratio())
+    note(f"appraised: {what}")
 
 
 def import_ratio(*, rounds: int = 15) -> float:
@@ -134,5 +154,35 @@ def import_ratio(*, rounds: int = 15) -> float:
     return ratio(seconds, *statements)
 
 
+PARTS: dict[str, Callable[[], Iterable[Row]]] = {
+    "verifier": verifier_rows,
+    "enclave": enclave.rows,
+    "first-byte": first_byte.rows,
+    "rates": rates.rows,
+    "memory": memory.stream_rows,
+    "sessions": memory.session_rows,
+}
+
+
+def main(*parts: str) -> int:
+    """Print the rows of the named parts, or of all, each as soon as it is known."""
+    if unknown := set(parts) - PARTS.keys():
+        note(f"workshop bench: expected parts of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+        return 2
+    print(HEADING, flush=True)
+    try:
+        for part in parts or PARTS:
+            for row in PARTS[part]():
+                print(row, flush=True)
+    except ProgramError as error:
+        note(f"workshop bench: {error}")
+        return 1
+    print("ratios of tenth percentiles, each from one interleaved run")
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    end_on_sigterm()
+    with suppress(KeyboardInterrupt):
+        sys.exit(main(*sys.argv[1:]))
+    sys.exit(130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from bench_service import by_itself
 from interleave import interleave, ratio
+from memory import pss
+from processes import descendants
+from table import Row, progress
 
 from workshop_kit.edges.client import AttestedTransport
 from workshop_kit.edges.user_key import UserKey
@@ -48,14 +51,7 @@ class Served:
 def listening_by_itself(served: Served) -> Iterator[Enclave]:
     """The same app in a process of its own inside its enclave, under plain uvicorn, with this Python's libraries."""
     with tempfile.TemporaryDirectory() as directory:
-        folder = Path(directory) / "millionaires"
-        shutil.copytree(SERVICE, folder)
-        manifest = folder / ".oblivious" / "service.yaml"
-        manifest.write_text(manifest.read_text().replace("workshop_asgi", "another_base"))
-        script = folder / ".oblivious" / "services" / "server" / "run"
-        script.parent.mkdir(parents=True)
-        command = f"{sys.executable} -m uvicorn app:app --host 0.0.0.0 --port 80 --log-level error"
-        script.write_text(f"#!/bin/sh\ncd /code\nexec {command}\n")
+        folder = by_itself(SERVICE, Path(directory) / "millionaires")
         image = build_enclave(folder).image
         users = Users((User("Alice", "querier", served.user.public_bytes),))
         with run_enclave(image, users=users) as enclave:
@@ -103,10 +99,11 @@ def start_ratio(served: Served) -> float:
     return ratio(seconds, "enclave", "uvicorn")
 
 
-def rows() -> list[tuple[str, str, float]]:
+def rows() -> Iterator[Row]:
     """As `workshop bench` prints them."""
+    progress("an enclave, from its start")
     served = Served()
-    found = [("start to first answer", "plain uvicorn's", start_ratio(served))]
+    yield Row("start to first answer", "plain uvicorn's", start_ratio(served))
     with (
         run_enclave(served.image) as isolated,
         run_enclave(served.image, isolation=Level.NONE) as open_,
@@ -116,39 +113,12 @@ def rows() -> list[tuple[str, str, float]]:
     ):
         cases = {"isolated": lambda: one.get("/hello"), "unisolated": lambda: other.get("/hello")}
         seconds = interleave(cases, rounds=61)
-        found.append(("a request, isolated", "unisolated", ratio(seconds, "isolated", "unisolated")))
-        everybody = _pss(_tree(isolated.infrastructure.pid))
-        found.append(("memory of all processes", "plain uvicorn's", everybody / _pss({plain})))
+        yield Row("a request, isolated", "unisolated", ratio(seconds, "isolated", "unisolated"))
+        yield Row("memory of all processes", "plain uvicorn's", _all_of(isolated) / pss(plain))
     with listening_by_itself(served) as enclave, uvicorn() as (_, plain):
-        everybody = _pss(_tree(enclave.infrastructure.pid))
-        found.append(("memory, a service by itself", "plain uvicorn's", everybody / _pss({plain})))
-    return found
+        yield Row("memory, a service by itself", "plain uvicorn's", _all_of(enclave) / pss(plain))
 
 
-def _tree(root: int) -> set[int]:
-    found = {root}
-    while True:
-        more = {pid for pid in _running() if _parent(pid) in found} - found
-        if not more:
-            return found
-        found |= more
-
-
-def _running() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return -1
-
-
-def _pss(pids: set[int]) -> int:
-    """Proportional set size in kB: shared pages are counted once among all who share them."""
-    total = 0
-    for pid in pids:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total
+def _all_of(enclave: Enclave) -> int:
+    root = enclave.infrastructure.pid
+    return sum(pss(pid) for pid in (root, *(each.pid for each in descendants(root))))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 Case = Callable[[], object]
+Measure = Callable[[], float]
 
 
 def calls_per_window(case: Case, window: float) -> int:
@@ -29,13 +30,25 @@ def calls_per_window(case: Case, window: float) -> int:
 def interleave(cases: Mapping[str, Case], *, rounds: int = 61, window: float = 0.03) -> dict[str, list[float]]:
     """Seconds a call, by case and round."""
     counts = {name: calls_per_window(case, window) for name, case in cases.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
+
+    measures = {name: timed(case, counts[name]) for name, case in cases.items()}
+    return in_turn(measures, rounds=rounds)
+
+
+def timed(case: Case, calls: int = 1) -> Measure:
+    """Seconds a call."""
+    return lambda: _time(case, calls) / calls
+
+
+def in_turn(measures: Mapping[str, Measure], *, rounds: int) -> dict[str, list[float]]:
+    """What each measure gives, by name and round, for measures that keep their own time."""
+    seconds: dict[str, list[float]] = {name: [] for name in measures}
     gc.collect()
     gc.disable()
     try:
         for turn in range(rounds):
-            for name in random.Random(turn).sample(list(cases), len(cases)):
-                seconds[name].append(_time(cases[name], counts[name]) / counts[name])
+            for name in random.Random(turn).sample(list(measures), len(measures)):
+                seconds[name].append(measures[name]())
     finally:
         gc.enable()
     return seconds

@@ -20,12 +20,13 @@ from running import Running, client_proxy, running
 from services import ASGI, make_service
 
 from workshop_kit.channel.framing import RequestHead, ResponseHead
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.edges.async_client import AsyncAttestedTransport
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue
 from workshop_kit.errors import AccessDeniedError, AppraisalError, RemoteProtocolError
 from workshop_kit.notebook.lab import Lab
 from workshop_kit.simulator.isolation.levels import Level
-from workshop_kit.verifier import AWS_NITRO_ROOT_G1, UnsafeAnyImagePolicy
+from workshop_kit.verifier import AWS_NITRO_ROOT_G1, AppraisalResult, Outcome, UnsafeAnyImagePolicy
 
 MEBIBYTE = bytes(range(256)) * 4096
 
@@ -325,6 +326,23 @@ def test_a_program_with_a_thousand_open_files_keeps_its_connections(echo: Runnin
         for descriptor in opened:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_both_clients_speak_both_profiles(echo: Running, profile: Profile) -> None:
+    """10a passes where keys travel beside the document, and is no question where none do."""
+    results: list[AppraisalResult] = []
+    with echo.client("Alice", profile=profile, on_result=results.append) as client:
+        assert client.post("/echo", content=b"asked").content == b"asked"
+
+    async def ask() -> bytes:
+        transport = echo.async_transport("Bob", profile=profile, on_result=results.append)
+        async with httpx.AsyncClient(transport=transport, base_url="http://enclave") as client:
+            return (await client.post("/echo", content=b"asked")).content
+
+    assert asyncio.run(ask()) == b"asked"
+    bound = Outcome.PASSED if profile is Profile.MODERN else Outcome.NOT_EVALUATED
+    assert [result["10a"].outcome for result in results] == [bound, bound]
 
 
 def test_a_first_request_makes_one_handshake_however_many_wait_for_it(echo: Running) -> None:

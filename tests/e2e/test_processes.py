@@ -19,6 +19,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from loops import LOOPS
 from pair import user_key
 from processes import DEADLINE, REPOSITORY, Program, descendants, program, running_of, until
 from running import Running, running
@@ -416,6 +417,12 @@ def test_a_closed_infrastructure_says_so(images: Path) -> None:
 # --- the parent instance's relay -------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=LOOPS)
+def each_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workshop_kit.simulator.parent._new_loop", LOOPS[request.param])
+
+
+@pytest.mark.usefixtures("each_loop")
 def test_a_closed_relay_has_cut_its_connections(tmp_path: Path) -> None:
     """Both ends learn it at once, also of bytes that nobody reads; a program that waits for an answer goes on."""
     with listen(VsockAddress(16, PROXY_PORT), tmp_path) as enclave:
@@ -433,6 +440,7 @@ def test_a_closed_relay_has_cut_its_connections(tmp_path: Path) -> None:
                     pass
 
 
+@pytest.mark.usefixtures("each_loop")
 def test_a_relay_closed_while_connections_come_and_go_leaves_none_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,14 +448,14 @@ def test_a_relay_closed_while_connections_come_and_go_leaves_none_open(
     unclosed: list[object] = []
     gc.collect()  # what other tests have left is not meant
     monkeypatch.setattr(sys, "unraisablehook", lambda raised: unclosed.append(raised.exc_value))
-    for turn in range(50):
+    for turn in range(25):
         with listen(VsockAddress(16, PROXY_PORT), tmp_path), contextlib.ExitStack() as stack:
             parent = ParentInstance(tmp_path, 16, bind(0))
             for number in range(20):
                 connection = stack.enter_context(socket.create_connection(("127.0.0.1", parent.port), DEADLINE))
                 if number % 2:
                     connection.shutdown(socket.SHUT_WR)
-            time.sleep(turn / 10_000)
+            time.sleep(turn / 5000)
             parent.close()
         VsockAddress(16, PROXY_PORT).path(tmp_path).unlink()
         gc.collect()

@@ -13,11 +13,13 @@ from attested import MEASUREMENTS, NOW, ROLES, envelope, p384_key, twin
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from pair import OFFER, Pair
 from targets import ANSWERS, MANIFEST, SEPARATOR, crafted_chain, honest, small_image, world
 from vectors_location import vectors
 
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead, encode_record
-from workshop_kit.channel.handshake import Hello, signed_part
+from workshop_kit.channel.handshake import Answer, Hello, signed_part
+from workshop_kit.channel.hybrid import Offer, Response
 from workshop_kit.edges.user_key import UserKey
 from workshop_kit.errors import MalformedEvidenceError
 from workshop_kit.evidence import cbor, cose, nsm_api
@@ -139,11 +141,18 @@ def records() -> Iterable[bytes]:
 
 def hellos() -> Iterable[bytes]:
     key, nonce = UserKey.generate(), bytes(32)
-    yield Hello(
-        public_key=key.public_bytes, nonce=nonce, signature=key.sign(signed_part(key.public_bytes, nonce))
-    ).encode()
-    yield Hello(public_key=key.public_bytes, nonce=nonce, signature=bytes(256)).encode()
+    public = key.public_bytes
+    for offer in (None, OFFER, Offer(bytes(32), OFFER.ml_kem_768)):
+        signature = key.sign(signed_part(public, nonce, offer))
+        yield Hello(public_key=public, nonce=nonce, signature=signature, offer=offer).encode()
+    yield Hello(public_key=public, nonce=nonce, signature=bytes(256)).encode()
     yield Hello(public_key=b"key", nonce=nonce, signature=b"").encode()
+
+
+def answers() -> Iterable[bytes]:
+    pair = Pair()
+    yield pair.answer(pair.client.hello())
+    yield Answer(b"", Response(bytes(32), bytes(1088))).encode()
 
 
 def manifests() -> Iterable[bytes]:
@@ -164,5 +173,6 @@ SEEDS: Mapping[str, Callable[[], Iterable[bytes]]] = {
     "nsm": requests,
     "frames": records,
     "hello": hellos,
+    "answer": answers,
     "manifest": manifests,
 }

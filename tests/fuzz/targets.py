@@ -19,8 +19,10 @@ from typing import Any, TypeVar
 from attested import ES384, INSTANCE, MEASUREMENTS, NOW, ROLES, World, p384_key, refused_by, usual_chain
 from calm import require_calm, require_one_reading, same
 
-from workshop_kit.channel.enclave_handshake import AttestationNeeded, EnclaveHandshake
+from workshop_kit.channel.enclave_handshake import AttestationNeeded, EnclaveHandshake, Primitives
 from workshop_kit.channel.framing import Record, decode_request_record, decode_response_record, encode_record
+from workshop_kit.channel.handshake import Answer, Profile, decode_answer
+from workshop_kit.channel.hybrid import Ephemeral
 from workshop_kit.errors import (
     AccessDeniedError,
     ImageError,
@@ -253,9 +255,23 @@ def frames(plaintext: bytes) -> list[Record]:
 
 
 def hello(data: bytes) -> AttestationNeeded | WorkshopKitError:
-    """To an enclave that knows everybody, so that the key and the signature are looked at."""
-    handshake = EnclaveHandshake(is_known=lambda _: True, session_key=bytes(32), wrap=lambda _, key: key)
+    """To an enclave that knows everybody, so that the key, the signature and the offer are looked at."""
+    primitives = Primitives(wrap=lambda _, key: key, encapsulate=lambda _: (bytes(32), bytes(1088)))
+    handshake = EnclaveHandshake(is_known=lambda _: True, random=bytes, primitives=primitives)
     return _or_refusal(lambda: handshake.receive_hello(data), RemoteProtocolError, AccessDeniedError)
+
+
+def answer(data: bytes) -> Answer | WorkshopKitError:
+    """To a client that demands no document, so that what travels beside it is combined with."""
+    found = _or_refusal(lambda: decode_answer(data, Profile.MODERN), RemoteProtocolError)
+    if not isinstance(found, Answer):
+        return found
+    assert found.response is not None
+    assert decode_answer(found.encode(), Profile.MODERN) == found
+    response, ours = found.response, Ephemeral(x25519=bytes(range(32)), ml_kem=bytes(64))
+    secret = _or_refusal(lambda: ours.combine(response), RemoteProtocolError)
+    assert not isinstance(secret, bytes) or len(secret) == 64
+    return found if isinstance(secret, bytes) else secret
 
 
 def manifest(data: bytes) -> tuple[Manifest | WorkshopKitError, Users | WorkshopKitError]:
@@ -308,5 +324,6 @@ TARGETS: Mapping[str, Callable[[bytes], object]] = {
     "nsm": nsm,
     "frames": frames,
     "hello": hello,
+    "answer": answer,
     "manifest": manifest,
 }

@@ -16,6 +16,7 @@ from targets import TARGETS
 from workshop_kit import cli, tasks
 from workshop_kit.channel.enclave_handshake import AttestationNeeded
 from workshop_kit.channel.framing import RequestHead, ResponseHead
+from workshop_kit.channel.handshake import Answer
 from workshop_kit.errors import LabError
 from workshop_kit.evidence.cpio import Link
 from workshop_kit.service.access import Users
@@ -40,6 +41,12 @@ def both_files(pairs: Answers) -> bool:
     )
 
 
+def both_profiles(answers: Answers) -> bool:
+    """Of a transcript a digest, of a session's key itself, where nothing wraps it."""
+    needed = [answer.user_data for answer in answers if isinstance(answer, AttestationNeeded)]
+    return len(needed) == 2 and bytes(32) in needed and len(set(needed)) == 2
+
+
 DEPTHS: dict[str, Callable[[Answers], bool]] = {
     "document": lambda results: any(result.affirmed and result.document.is_simulated for result in results),
     "payload": lambda results: any(result.affirmed for result in results),
@@ -53,7 +60,8 @@ DEPTHS: dict[str, Callable[[Answers], bool]] = {
     "cbor": lambda values: any(isinstance(value, dict) and "pcrs" in value for value in values),
     "nsm": lambda lives: any("document" in answer for answers in lives for answer in answers[1:]),
     "frames": both_heads,
-    "hello": lambda answers: any(isinstance(answer, AttestationNeeded) for answer in answers),
+    "hello": both_profiles,
+    "answer": lambda answers: any(isinstance(answer, Answer) and answer.document for answer in answers),
     "manifest": both_files,
 }
 
@@ -80,6 +88,7 @@ BREAKS = {
     "nsm": "evidence.nsm_api.decode_response",
     "frames": "channel.framing._encode_head",
     "hello": "channel.enclave_handshake.load_der_public_key",
+    "answer": "channel.hybrid.X25519PublicKey.from_public_bytes",
     "manifest": "service.access._repeated_users",
 }
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pair import flip, keys, sessions
+from pair import Pair, flip, keys, sessions, understand
 
 from workshop_kit.channel.framing import (
     Head,
@@ -21,9 +21,11 @@ from workshop_kit.channel.framing import (
     decode_response_record,
     encode_record,
 )
-from workshop_kit.channel.handshake import Hello, decode_hello
+from workshop_kit.channel.handshake import Answer, Hello, Profile, decode_answer, decode_hello, signed_part
+from workshop_kit.channel.hybrid import Offer, Response
 from workshop_kit.channel.session import ReplayWindow
-from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
+from workshop_kit.errors import AccessDeniedError, AppraisalError, LocalProtocolError, RemoteProtocolError
+from workshop_kit.evidence import cbor
 
 TOKEN = st.text("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=20).map(str.encode)
 VALUE = st.lists(st.sampled_from([9, *range(32, 127), *range(128, 256)]), max_size=40).map(bytes)
@@ -93,7 +95,23 @@ def test_any_bytes_are_a_record_or_the_peers_fault(data: bytes, read: Callable[[
     assert read(encode_record(record)) == record
 
 
-@given(st.binary(max_size=400))
+def of_size(size: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=size, max_size=size) | st.integers(0, 255).map(lambda value: bytes([value]) * size)
+
+
+OFFERS = st.none() | st.builds(Offer, of_size(32), of_size(1184))
+HELLOS = st.builds(
+    Hello, public_key=st.binary(max_size=300), nonce=of_size(32), signature=st.binary(max_size=300), offer=OFFERS
+)
+ANSWERS = st.builds(Answer, st.binary(max_size=300), st.builds(Response, of_size(32), of_size(1088)))
+NAMES = st.sampled_from(["profile", "public_key", "nonce", "signature", "x25519", "ml_kem_768", "document", "more"])
+ALMOST_FIELDS = st.sampled_from(["seed", "modern", "", None, 0, True]) | st.sampled_from([0, 31, 32, 1088, 1184]).map(
+    bytes
+)
+ALMOST_MESSAGES = st.dictionaries(NAMES, ALMOST_FIELDS, max_size=8).map(cbor.encode)
+
+
+@given(st.binary(max_size=400) | ALMOST_MESSAGES)
 def test_any_bytes_are_a_hello_or_the_peers_fault(data: bytes) -> None:
     try:
         hello = decode_hello(data)
@@ -102,10 +120,78 @@ def test_any_bytes_are_a_hello_or_the_peers_fault(data: bytes) -> None:
     assert decode_hello(hello.encode()) == hello
 
 
-@given(st.binary(max_size=300), st.binary(min_size=32, max_size=32), st.binary(max_size=300))
-def test_a_hello_reads_back_as_it_was_written(public_key: bytes, nonce: bytes, signature: bytes) -> None:
-    hello = Hello(public_key=public_key, nonce=nonce, signature=signature)
+@given(st.binary(max_size=400) | ALMOST_MESSAGES, st.sampled_from(Profile))
+def test_any_bytes_are_an_answer_or_the_peers_fault(data: bytes, profile: Profile) -> None:
+    """In `seed` whatever came is a document still to be appraised."""
+    try:
+        answer = decode_answer(data, profile)
+    except RemoteProtocolError:
+        assert profile is Profile.MODERN
+        return
+    assert decode_answer(answer.encode(), profile) == answer
+    assert (answer.response is None) == (profile is Profile.SEED)
+
+
+@given(HELLOS)
+def test_a_hello_reads_back_as_it_was_written(hello: Hello) -> None:
     assert decode_hello(hello.encode()) == hello
+
+
+@given(ANSWERS)
+def test_an_answer_reads_back_as_it_was_written(answer: Answer) -> None:
+    assert decode_answer(answer.encode(), Profile.MODERN) == answer
+
+
+@given(st.lists(HELLOS, min_size=2, max_size=2))
+def test_two_hellos_that_differ_are_signed_over_different_bytes(hellos: list[Hello]) -> None:
+    """Profiles among them: no field of one can be taken for another's, whatever is in it."""
+    one, two = (signed_part(each.public_key, each.nonce, each.offer) for each in hellos)
+    fields = [(each.public_key, each.nonce, each.offer) for each in hellos]
+    assert (one == two) == (fields[0] == fields[1])
+
+
+# --- whole handshakes ------------------------------------------------------------------------------------------------
+
+profiles = pytest.mark.parametrize("profile", Profile, ids=lambda profile: profile.value)
+
+
+def both_understand(pair: Pair, **changes: Callable[[bytes], bytes]) -> bool:
+    """Whether a handshake with changed messages ends in a session of both; any refusal must be the kit's."""
+    try:
+        client, enclave = pair.roundtrip(**changes)
+    except (AccessDeniedError, AppraisalError, RemoteProtocolError):
+        return False
+    return understand(client, enclave)
+
+
+@profiles
+@settings(deadline=None)
+@given(st.data())
+def test_any_flipped_bit_of_a_message_leaves_no_session_that_both_understand(
+    profile: Profile, data: st.DataObject
+) -> None:
+    message, place, bit = data.draw(
+        st.tuples(st.sampled_from(["on_hello", "on_answer"]), st.floats(0, 1), st.integers(0, 7))
+    )
+
+    def flipped(whole: bytes) -> bytes:
+        return flip(whole, min(int(place * len(whole)), len(whole) - 1), bit)
+
+    assert not both_understand(Pair(profile=profile), **{message: flipped})
+
+
+@profiles
+@settings(deadline=None)
+@given(st.sampled_from(["on_hello", "on_answer"]), st.binary(max_size=200) | ALMOST_MESSAGES)
+def test_any_bytes_in_a_messages_place_raise_the_kits_errors_alone(
+    profile: Profile, message: str, instead: bytes
+) -> None:
+    assert not both_understand(Pair(profile=profile), **{message: lambda _: instead})
+
+
+@profiles
+def test_the_handshakes_above_succeed_where_nobody_changes_them(profile: Profile) -> None:
+    assert both_understand(Pair(profile=profile))
 
 
 @given(st.lists(st.binary(max_size=80), max_size=5))

@@ -20,6 +20,7 @@ LATE = (
     "workshop_kit.simulator.launch",  # a process of its own, like the two below: for services that listen by themselves
     "workshop_kit.simulator.supervisor",
     "workshop_kit.edges.forwarder",
+    "workshop_kit.edges.websocket",  # once somebody asks for it
 )
 
 APP = (

@@ -43,6 +43,7 @@ class Vector:
     at: datetime = NOW
     nonce: bytes | None = None
     public_key: bytes | None = None
+    user_data: bytes | None = None
     max_age: timedelta = timedelta(minutes=5)
     reference_values: Mapping[int, bytes] | None = None
 

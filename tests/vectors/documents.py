@@ -34,8 +34,9 @@ from vectors.crafting import (
 from workshop_kit.evidence import cbor, cose, pcr
 from workshop_kit.verifier.ledger import Number
 
-NONCE, KEY = bytes(range(32)), bytes(range(64, 96))
+NONCE, KEY, BOUND = bytes(range(32)), bytes(range(64, 96)), bytes(range(128, 160))
 HANDSHAKE = {"nonce": NONCE, "public_key": KEY}
+TRANSCRIPT = HANDSHAKE | {"user_data": BOUND}
 MINUTE, SECOND, MILLISECOND = timedelta(minutes=1), timedelta(seconds=1), timedelta(milliseconds=1)
 LEAF_ENDS = NOW + timedelta(hours=3, seconds=4)  # after its last second
 OTHER_ENCLAVE = f"{INSTANCE}-enc{'0' * 16}"
@@ -226,6 +227,11 @@ UNUSUAL: tuple[tuple[Number | None, Row, dict[str, Any]], ...] = (
     ),
     (
         None,
+        ("ok_transcript", "", "nonce, key and user_data are the handshake's", attested(**TRANSCRIPT)),
+        TRANSCRIPT,
+    ),
+    (
+        None,
         ("ok_one_ramdisk", "", "an image with one ramdisk: PCR0 equals PCR1", measuring(ONE_RAMDISK)),
         {"reference_values": ONE_RAMDISK},
     ),
@@ -286,6 +292,7 @@ CIRCUMSTANCES: tuple[tuple[str, str, Number | None, str, str, dict[str, Any]], .
         {"at": LEAF_ENDS, "max_age": 240 * MINUTE},
     ),
     ("ok_empty", "ok_empty_fields", None, "", "an empty nonce and key are demanded", {"nonce": b"", "public_key": b""}),
+    ("ok_empty_user_data", "ok_empty_fields", None, "", "an empty user_data is demanded", {"user_data": b""}),
     ("nonce_other", "ok_handshake", 6, "32 others", "the nonce is another", HANDSHAKE | {"nonce": NONCE[::-1]}),
     ("nonce_begins", "ok_handshake", 6, "32 others", "the nonce is cut short", HANDSHAKE | {"nonce": NONCE + b"!"}),
     ("nonce_null", "ok_null_fields", 6, "none", "the nonce is null", {"nonce": NONCE}),
@@ -353,6 +360,26 @@ CIRCUMSTANCES: tuple[tuple[str, str, Number | None, str, str, dict[str, Any]], .
     ("key_null", "ok_null_fields", 10, "none", "the key is null", {"public_key": KEY}),
     ("key_null_not_empty", "ok_null_fields", 10, "none", "the key is null, not empty", {"public_key": b""}),
     ("key_empty", "ok_empty_fields", 10, "the key with", "the key is empty", {"public_key": KEY}),
+    ("user_data_other", "ok_transcript", "10a", "32 others", "user_data is another", TRANSCRIPT | {"user_data": NONCE}),
+    (
+        "user_data_begins",
+        "ok_transcript",
+        "10a",
+        "32 others",
+        "user_data is cut short",
+        TRANSCRIPT | {"user_data": BOUND + b"!"},
+    ),
+    (
+        "user_data_alone",
+        "ok_transcript",
+        "10a",
+        "32 others",
+        "user_data is another, and no key is demanded",
+        {"user_data": NONCE},
+    ),
+    ("user_data_null", "ok_null_fields", "10a", "none", "user_data is null", {"user_data": BOUND}),
+    ("user_data_null_not_empty", "ok_null_fields", "10a", "none", "user_data is null, not empty", {"user_data": b""}),
+    ("user_data_empty", "ok_empty_fields", "10a", "0 others", "user_data is empty", {"user_data": BOUND}),
 )
 
 
@@ -373,7 +400,7 @@ def vectors() -> list[Vector]:
     whole += [made(check, (row,), **demands)[0] for check, row, demands in UNUSUAL]
     known = {vector.name: vector for vector in whole}
     for name, file, check, ledger, why, others in CIRCUMSTANCES:
-        plain = {"nonce": None, "public_key": None} | others
+        plain = {"nonce": None, "public_key": None, "user_data": None} | others
         whole.append(replace(known[file], name=name, check=check, ledger=ledger, why=why, **plain))
     assert len({vector.name for vector in whole}) == len(whole)
     return whole

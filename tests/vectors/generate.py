@@ -17,10 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vectors.crafting import Vector
 from vectors.documents import vectors
+from vectors.handshakes import refusals, success
 from vectors.images import ImageVector, images
 
+from workshop_kit.channel.handshake import Profile
+
 FOLDER = Path(__file__).resolve().parent
-KINDS = ("nitro", "eif")
+KINDS = ("nitro", "eif", "handshake")
 ROOT, CHAIN_ROOT = "root.pem", "chain_root.pem"
 
 
@@ -33,6 +36,8 @@ def files() -> dict[str, bytes]:
     made["nitro/MANIFEST.json"] = _json([_document_entry(vector, roots[vector.root]) for vector in documents])
     made |= {f"eif/{image.name}.eif": image.data for image in whole}
     made["eif/MANIFEST.json"] = _json([_image_entry(image) for image in whole])
+    made |= {f"handshake/{profile.value}.json": _json(success(profile)) for profile in Profile}
+    made |= {"handshake/refusals.json": _json(refusals()), f"handshake/{ROOT}": made[f"nitro/{ROOT}"]}
     return made
 
 
@@ -59,6 +64,7 @@ def _document_entry(vector: Vector, root: str) -> dict[str, Any]:
         "max_age": int(vector.max_age.total_seconds()),
         "nonce": None if vector.nonce is None else vector.nonce.hex(),
         "public_key": None if vector.public_key is None else vector.public_key.hex(),
+        "user_data": None if vector.user_data is None else vector.user_data.hex(),
     }
 
 
@@ -81,7 +87,7 @@ def _iso(time: datetime) -> str:
     return time.isoformat().replace("+00:00", "Z")
 
 
-def _json(entries: list[dict[str, Any]]) -> bytes:
+def _json(entries: list[dict[str, Any]] | dict[str, Any]) -> bytes:
     return (json.dumps(entries, indent=1, ensure_ascii=False) + "\n").encode()
 
 

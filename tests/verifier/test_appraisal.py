@@ -40,7 +40,8 @@ from workshop_kit.verifier.ledger import GATES, RULES, Number
 from workshop_kit.verifier.policy import CLOCK_SKEW, MAX_AGE
 
 PASSED, FAILED, NOT_EVALUATED = Outcome.PASSED, Outcome.FAILED, Outcome.NOT_EVALUATED
-CHALLENGE, KEY = b"challenge of 32 bytes, or so ...", b"the handshake's key"
+CHALLENGE, KEY, BOUND = b"challenge of 32 bytes, or so ...", b"the handshake's key", b"the digest of its transcript"
+IN_HANDSHAKE = {"nonce": CHALLENGE, "public_key": KEY, "user_data": BOUND}
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -56,16 +57,20 @@ def outcomes(result: AppraisalResult) -> dict[Number, Outcome]:
 
 
 def test_honest_evidence_in_a_handshake_passes_all_ten_checks(world: World) -> None:
-    result = world.appraise(world.attest(nonce=CHALLENGE, public_key=KEY), nonce=CHALLENGE, public_key=KEY)
+    result = world.appraise(world.attest(**IN_HANDSHAKE), **IN_HANDSHAKE)
     assert set(outcomes(result).values()) == {PASSED}
     assert result.affirmed
     assert result.failed == ()
 
 
-def test_outside_a_handshake_the_nonce_and_the_key_are_not_evaluated_and_not_required(world: World) -> None:
+def test_outside_a_handshake_nonce_key_and_user_data_are_not_evaluated_and_not_required(world: World) -> None:
     result = world.appraise(world.attest())
     assert result.affirmed
-    assert [number for number, outcome in outcomes(result).items() if outcome is NOT_EVALUATED] == [6, 10]
+    assert [number for number, outcome in outcomes(result).items() if outcome is NOT_EVALUATED] == [
+        6,
+        10,
+        "10a",
+    ]
 
 
 def test_claims_are_the_documents_own(world: World) -> None:
@@ -468,16 +473,56 @@ def test_the_key_is_the_handshakes(world: World, wanted: bytes | None, came: byt
     assert came is not None or outcome is NOT_EVALUATED or result[10].actual == "none"
 
 
+# --- rule 10a, user_data ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "came", "outcome", "actual"),
+    [
+        (BOUND, BOUND, PASSED, "the same"),
+        (BOUND, changed(BOUND), FAILED, "28 others"),
+        (BOUND, BOUND[:-1], FAILED, "27 others"),
+        (BOUND, BOUND + b"\0", FAILED, "29 others"),
+        (BOUND, b"", FAILED, "0 others"),
+        (BOUND, None, FAILED, "none"),
+        (b"", None, FAILED, "none"),
+        (None, BOUND, NOT_EVALUATED, ""),
+        (None, None, NOT_EVALUATED, ""),
+    ],
+)
+def test_user_data_is_the_handshakes(
+    world: World, wanted: bytes | None, came: bytes | None, outcome: Outcome, actual: str
+) -> None:
+    """Where it fails, check 10 fails with it, in its words: also where no key is demanded."""
+    for key in (KEY, None):
+        result = world.appraise(world.attest(public_key=KEY, user_data=came), public_key=key, user_data=wanted)
+        assert (result["10a"].outcome, result["10a"].actual) == (outcome, actual)
+        assert failed(result) == ([10, "10a"] if outcome is FAILED else [])
+        assert result.affirmed == (outcome is not FAILED)
+        if outcome is FAILED:
+            assert (result[10].expected, result[10].actual) == (result["10a"].expected, actual)
+            assert result.summary.startswith("refused by check 10a, user_data is the handshake's: expected ")
+
+
+def test_a_key_and_a_user_data_that_both_differ_are_told_apart(world: World) -> None:
+    """A document about somebody else's session: the key says so, and the ledger keeps its words."""
+    result = world.appraise(world.attest(nonce=CHALLENGE, public_key=b"other", user_data=b"other"), **IN_HANDSHAKE)
+    assert failed(result) == [10, "10a"]
+    assert result[10].expected.startswith("the key with SHA-256 ")
+    assert result["10a"].expected == "this handshake's 28 bytes"
+    assert result.summary.startswith("refused by check 10 (and 10a), key is the handshake's: expected ")
+
+
 # --- claims together, and policies -----------------------------------------------------------------------------------
 
 
 def test_all_failing_claims_are_reported_together() -> None:
     world = World(measurements={})
-    evidence = world.attest(nonce=b"other", public_key=b"other")
-    result = world.appraise(evidence, nonce=CHALLENGE, public_key=KEY, now=NOW + timedelta(hours=1))
-    assert failed(result) == [6, 7, 8, 9, 10]
+    evidence = world.attest(nonce=b"other", public_key=b"other", user_data=b"other")
+    result = world.appraise(evidence, **IN_HANDSHAKE, now=NOW + timedelta(hours=1))
+    assert failed(result) == [6, 7, 8, 9, 10, "10a"]
     assert refused_by(result) is None
-    assert result.summary.startswith("refused by check 6 (and 7, 8, 9, 10), nonce is the challenge: expected ")
+    assert result.summary.startswith("refused by check 6 (and 7, 8, 9, 10, 10a), nonce is the challenge: expected ")
 
 
 CLAIM_DEVIATIONS: dict[Number, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -486,20 +531,22 @@ CLAIM_DEVIATIONS: dict[Number, tuple[dict[str, Any], dict[str, Any]]] = {
     8: ({"measurements": MEASUREMENTS | {0: pcr.ZERO}}, {"reference_values": MEASUREMENTS | {0: pcr.ZERO}}),
     9: ({"measurements": MEASUREMENTS | {0: pcr.measure(b"a thief's")}}, {}),
     10: ({"public_key": b"other"}, {}),
+    "10a": ({"user_data": b"other"}, {}),
 }
 """One failing claim each: how the evidence is made, and how it is appraised."""
 
 
 @pytest.mark.parametrize("kind", [Policy, UnsafeAnyImagePolicy, UnsafeDebugPolicy, UnsafeAnyAgePolicy])
 @pytest.mark.parametrize("claim", CLAIM_DEVIATIONS)
-def test_a_policy_leaves_out_what_its_name_says_and_nothing_else(kind: type[Policy], claim: int) -> None:
+def test_a_policy_leaves_out_what_its_name_says_and_nothing_else(kind: type[Policy], claim: Number) -> None:
     made, appraised = CLAIM_DEVIATIONS[claim]
     world = World(measurements=made.get("measurements", MEASUREMENTS))
-    fields = {"nonce": CHALLENGE, "public_key": KEY} | {k: v for k, v in made.items() if k != "measurements"}
-    demands: dict[str, Any] = {"nonce": CHALLENGE, "public_key": KEY} | appraised
+    fields = IN_HANDSHAKE | {k: v for k, v in made.items() if k != "measurements"}
+    demands: dict[str, Any] = IN_HANDSHAKE | appraised
     demands["reference_values"] = ReferenceValues(demands.get("reference_values", MEASUREMENTS))
     result = world.appraise(world.attest(**fields), kind, **demands)
-    assert failed(result) == ([] if claim in kind.waived else [claim])
+    expected: list[Number] = [10, "10a"] if claim == "10a" else [claim]
+    assert failed(result) == ([] if claim in kind.waived else expected)
     assert result.affirmed == (claim in kind.waived)
     waived = {n for n, outcome in outcomes(result).items() if outcome is NOT_EVALUATED}
     assert waived == set(kind.waived)
@@ -522,11 +569,14 @@ def _policies(kind: type[Policy]) -> list[type[Policy]]:
 def test_a_policy_for_a_handshake_keeps_all_other_demands(world: World) -> None:
     policy = world.policy(UnsafeAnyImagePolicy, max_age=timedelta(seconds=7))
     bound = policy.for_handshake(nonce=CHALLENGE, public_key=KEY)
+    whole = policy.for_handshake(**IN_HANDSHAKE)
     assert bound == policy._replace(nonce=CHALLENGE, public_key=KEY)
-    assert type(bound) is UnsafeAnyImagePolicy
-    assert [each.alternatives[0].required for each in (policy, bound)] == [{7, 8}, {6, 7, 8, 10}]
-    (demands,) = Policy(nonce=b"", public_key=b"").alternatives
-    assert demands.required == {6, 7, 8, 9, 10}, "empty is not absent"
+    assert whole == policy._replace(**IN_HANDSHAKE)
+    assert type(bound) is type(whole) is UnsafeAnyImagePolicy
+    required = [each.alternatives[0].required for each in (policy, bound, whole)]
+    assert required == [{7, 8}, {6, 7, 8, 10}, {6, 7, 8, 10, "10a"}]
+    (demands,) = Policy(nonce=b"", public_key=b"", user_data=b"").alternatives
+    assert demands.required == {6, 7, 8, 9, 10, "10a"}, "empty is not absent"
 
 
 def test_a_default_policy_trusts_the_root_of_aws_and_affirms_nothing() -> None:
@@ -605,11 +655,11 @@ def test_a_result_shows_its_summary(world: World) -> None:
     )
 
 
-NUMBERS = [1, 2, 3, "3a", 4, 5, "5a", "5b", "5c", 6, 7, 8, 9, 10]
+NUMBERS = [1, 2, 3, "3a", 4, 5, "5a", "5b", "5c", 6, 7, 8, 9, 10, "10a"]
 
 
 def test_the_ledger_as_text(world: World) -> None:
-    result = world.appraise(world.attest(nonce=CHALLENGE, public_key=KEY), nonce=CHALLENGE, public_key=KEY)
+    result = world.appraise(world.attest(**IN_HANDSHAKE), **IN_HANDSHAKE)
     assert (
         str(result)
         == """\
@@ -628,6 +678,7 @@ def test_the_ledger_as_text(world: World) -> None:
   8  not in debug mode              passed
   9  PCRs are the reference values  passed
  10  key is the handshake's         passed
+10a  user_data is the handshake's   passed
 affirmed
 Simulated evidence: no hardware stands behind it."""
     )

@@ -32,9 +32,9 @@ ELSEWHERE = ReferenceValues({index: pcr.measure(bytes([index])) for index in (0,
 LATER = NOW + timedelta(minutes=2)
 
 
-def judged(world: World, policy: AnyPolicy) -> AppraisalResult:
+def judged(world: World, policy: AnyPolicy, **fields: bytes) -> AppraisalResult:
     """Two minutes after signing, under the world's own root, which a policy of the tests names once."""
-    return appraise(world.attest(nonce=b"challenge", public_key=b"key"), policy, now=LATER)
+    return appraise(world.attest(nonce=b"challenge", public_key=b"key", **fields), policy, now=LATER)
 
 
 def failed(result: AppraisalResult) -> list[object]:
@@ -69,6 +69,9 @@ def test_all_of_two_nonces_or_keys_wants_both(world: World, first: str) -> None:
     assert failed(judged(world, AllOf(usual, *(Policy(nonce=nonce) for nonce in nonces)))) == [6]
     keys = [b"key" if nonce == b"challenge" else nonce for nonce in nonces]
     assert failed(judged(world, AllOf(usual, *(Policy(public_key=key) for key in keys)))) == [10]
+    bound = [Policy(user_data=nonce) for nonce in nonces]
+    assert failed(judged(world, AllOf(usual, *bound), user_data=b"challenge")) == [10, "10a"]
+    assert judged(world, AnyOf(*(AllOf(usual, part) for part in bound)), user_data=b"challenge").affirmed
 
 
 def test_all_of_two_anchors_is_refused_by_check_4(world: World) -> None:
@@ -123,6 +126,9 @@ def test_a_composed_policy_binds_every_part_to_the_handshake(world: World) -> No
         bound = policy.for_handshake(nonce=b"challenge", public_key=b"key")
         assert type(bound) is type(policy)
         assert judged(world, bound).affirmed
+        whole = policy.for_handshake(nonce=b"challenge", public_key=b"key", user_data=b"transcript")
+        assert "10a" in failed(judged(world, whole))
+        assert judged(world, whole, user_data=b"transcript").affirmed
         assert 6 in failed(judged(world, policy.for_handshake(nonce=b"other", public_key=b"key")))
         assert 10 in failed(judged(world, policy.for_handshake(nonce=b"challenge", public_key=b"other")))
 

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
 from workshop_kit.channel.handshake import (
     NONCE_SIZE,
     SESSION_KEY_SIZE,
+    Answer,
     Event,
     Hello,
+    Profile,
     Progress,
     Side,
     State,
+    decode_answer,
     derive_keys,
+    draw,
     signed_part,
+    transcript,
 )
+from workshop_kit.channel.hybrid import ML_KEM_SEED_SIZE, X25519_SIZE, Ephemeral
 from workshop_kit.channel.session import ClientSession
-from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
+from workshop_kit.errors import AppraisalError, RemoteProtocolError
+from workshop_kit.evidence.cose import MAX_SIZE
 from workshop_kit.verifier import AnyPolicy, AppraisalResult, appraise
+
+MAX_ANSWER = MAX_SIZE + 2048
+"""Bytes of an answer that are still read: of a document, and of what travels beside it."""
 
 
 class UserKey(Protocol):
@@ -32,7 +43,7 @@ class UserKey(Protocol):
         """RSASSA-PSS with SHA-256 and a salt of 32 bytes."""
 
     def unwrap(self, wrapped: bytes) -> bytes | None:
-        """What RSA-OAEP with SHA-256 wrapped for this key; None where it is no such thing."""
+        """What RSA-OAEP with SHA-256 wrapped for this key; None where it is no such thing. For profile `seed`."""
 
 
 class ClientHandshake:
@@ -40,17 +51,25 @@ class ClientHandshake:
 
     Args:
         key: the user's.
-        policy: what the evidence must satisfy; nonce and key of this handshake are added.
-        nonce: 32 bytes that were never used before. A repeated one lets a recorded answer in.
+        policy: what the evidence must satisfy; nonce, key and transcript of this handshake are added.
+        random: fresh random bytes, as many as it is asked for. Repeated ones let a recorded answer in.
+        profile: in which the hello is written, and the only one in which an answer is read.
     """
 
-    def __init__(self, key: UserKey, policy: AnyPolicy, *, nonce: bytes) -> None:
-        if len(nonce) != NONCE_SIZE:
-            raise LocalProtocolError(f"expected a nonce of {NONCE_SIZE} bytes, got {len(nonce)}")
+    def __init__(
+        self,
+        key: UserKey,
+        policy: AnyPolicy,
+        *,
+        random: Callable[[int], bytes],
+        profile: Profile = Profile.MODERN,
+    ) -> None:
         self._progress = Progress(Side.CLIENT)
         self._key = key
-        self._nonce = nonce
-        self._policy = policy.for_handshake(nonce=nonce, public_key=key.public_bytes)
+        self._policy = policy
+        self._profile = profile
+        self._nonce = draw(random, NONCE_SIZE)
+        self._ephemeral = _ephemeral(random) if profile is Profile.MODERN else None
         self._hello = b""
         self._session: ClientSession | None = None
 
@@ -61,30 +80,48 @@ class ClientHandshake:
     def hello(self) -> bytes:
         """The first message, for the enclave."""
         self._progress.advance(Event.HELLO_SENT)
-        public_key = self._key.public_bytes
-        signature = self._key.sign(signed_part(public_key, self._nonce))
-        self._hello = Hello(public_key=public_key, nonce=self._nonce, signature=signature).encode()
+        public_key, nonce = self._key.public_bytes, self._nonce
+        offer = None if self._ephemeral is None else self._ephemeral.offer
+        signature = self._key.sign(signed_part(public_key, nonce, offer))
+        self._hello = Hello(public_key=public_key, nonce=nonce, signature=signature, offer=offer).encode()
         return self._hello
 
-    def receive_evidence(self, evidence: bytes, *, now: datetime) -> AppraisalResult:
+    def receive_evidence(self, data: bytes, *, now: datetime) -> AppraisalResult:
         """Appraise the enclave's answer, and take its key only if the result affirms.
 
         Raises:
             AppraisalError: the policy does not affirm; `.result` is the ledger.
-            RemoteProtocolError: affirmed evidence that holds no session key for this user.
+            RemoteProtocolError: no answer in this handshake's profile, or affirmed evidence without a key in it.
         """
         self._progress.require(State.AWAITING_EVIDENCE)
-        result = appraise(evidence, self._policy, now=now)
-        session_key = (
-            self._key.unwrap(result.document.user_data or b"") if result.affirmed and result.document else None
-        )
-        if session_key is None or len(session_key) != SESSION_KEY_SIZE:
-            self._progress.advance(Event.EVIDENCE_REFUSED)
-            _ = result.claims  # raises where the policy does not affirm
-            raise RemoteProtocolError("expected an AES-256 key in user_data, wrapped for this user's key; got none")
-        self._session = ClientSession(derive_keys(session_key, hello=self._hello, document=evidence))
-        self._progress.advance(Event.EVIDENCE_AFFIRMED)
+        try:
+            answer = decode_answer(data, self._profile)
+            result = self._appraise(answer, now)
+            secret = self._secret(answer, result)
+        except (AppraisalError, RemoteProtocolError):
+            self._end(Event.EVIDENCE_REFUSED)
+            raise
+        self._session = ClientSession(derive_keys(self._profile, secret, hello=self._hello, answer=data))
+        self._end(Event.EVIDENCE_AFFIRMED)
         return result
+
+    def _end(self, event: Event) -> None:
+        self._progress.advance(event)
+        self._ephemeral = None  # what is stolen from here later opens nothing that was recorded
+
+    def _appraise(self, answer: Answer, now: datetime) -> AppraisalResult:
+        user_data = None if answer.response is None else transcript(self._hello, answer.response)
+        policy = self._policy.for_handshake(nonce=self._nonce, public_key=self._key.public_bytes, user_data=user_data)
+        return appraise(answer.document, policy, now=now)
+
+    def _secret(self, answer: Answer, result: AppraisalResult) -> bytes:
+        claims = result.claims  # raises where the policy does not affirm
+        if self._ephemeral is not None and answer.response is not None:
+            return self._ephemeral.combine(answer.response)
+        key = self._key.unwrap(claims.user_data or b"")
+        if key is None or len(key) != SESSION_KEY_SIZE:
+            raise RemoteProtocolError("expected an AES-256 key in user_data, wrapped for this user's key; got none")
+        return key
 
     def session(self) -> ClientSession:
         """The session that the handshake established.
@@ -95,3 +132,7 @@ class ClientHandshake:
         self._progress.require(State.ESTABLISHED)
         assert self._session is not None  # the only way to ESTABLISHED makes it
         return self._session
+
+
+def _ephemeral(random: Callable[[int], bytes]) -> Ephemeral:
+    return Ephemeral(x25519=draw(random, X25519_SIZE), ml_kem=draw(random, ML_KEM_SEED_SIZE))

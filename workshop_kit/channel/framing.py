@@ -16,8 +16,7 @@ connection's, a spelling that CGI folds into another.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
 
@@ -38,6 +37,10 @@ ONE_HOP = frozenset(
 )
 """Fields that speak of one connection and stay on it (RFC 9110, 7.6.1), and the one that is answered on it."""
 
+UPGRADE = (b"upgrade", b"websocket")
+"""The one field of a connection that travels: a GET with it asks for WebSocket (RFC 6455, 4.1), and after a response
+with status 101 both bodies are that connection's bytes."""
+
 _ONCE = frozenset(
     b"authorization content-length content-type content-range cookie date from host if-modified-since if-range "
     b"if-unmodified-since max-forwards origin range referer user-agent".split()
@@ -45,27 +48,32 @@ _ONCE = frozenset(
 """Fields of a request that HTTP has once: of two, one program reads the first, another the last or both."""
 
 _HEAD, _END = 1, 2
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]{1,32}")  # no small letters: some programs take `head` for HEAD
 _TARGET = re.compile(rb"(?:/[!-~]*|\*)")  # origin-form or asterisk-form in visible ASCII (RFC 9112, 3.2)
-_VALUE = re.compile(rb"[\t -~\x80-\xff]*")  # RFC 9110, 5.5
+_VALUE = rb"[\t -~\x80-\xff]*"  # RFC 9110, 5.5
+_FIELD = re.compile(_TOKEN + rb"\0" + _VALUE)
+# All fields at once: no byte of one alternative begins another, so nothing is ever tried twice.
+_FIELDS = re.compile(rb"(?:\0" + _TOKEN + rb"\0" + _VALUE + rb")*+")
 # Some programs write a URL from it and read the path out of that: a slash or a question mark here would move the path.
 _HOST = re.compile(rb"(?:[0-9A-Za-z._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _LOWER = b"0123456789abcdefghijklmnopqrstuvwxyz"
 _FOLDED = bytes(code if code in _LOWER else ord("-") for code in range(256))  # CGI and WSGI write `-` as `_`
 
 
-@dataclass(frozen=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """`target` is the path with its query as the client wrote it, percent-encoding kept."""
 
     method: bytes
     target: bytes
     headers: Headers
 
+    @property
+    def asks_for_websocket(self) -> bool:
+        return UPGRADE in self.headers
 
-@dataclass(frozen=True)
-class ResponseHead:
+
+class ResponseHead(NamedTuple):
     status: int
     headers: Headers
 
@@ -73,8 +81,7 @@ class ResponseHead:
 Head: TypeAlias = RequestHead | ResponseHead
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A piece of a message: its head in the first one, data in any, `end` on the last."""
 
     head: Head | None = None
@@ -146,21 +153,20 @@ def _split(plaintext: bytes) -> tuple[bytes | None, bytes, bool]:
 
 
 def _read_request(head: bytes) -> RequestHead:
-    method, *rest = head.split(b"\0")
-    if len(rest) % 2 == 0:
-        raise RemoteProtocolError("expected method, target and pairs of name and value in a head, got an odd field")
-    target, headers = rest[0], _headers(head, rest[1:])
+    method, _, rest = head.partition(b"\0")
+    target, separator, fields = rest.partition(b"\0")
+    headers = _headers(head, separator + fields)
     if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
         raise RemoteProtocolError(f"expected a method and a target, got {method[:40]!r} and {target[:80]!r}")
-    _require_one_reading(headers)
+    _require_one_reading(headers, method)
     return RequestHead(method, target, headers)
 
 
-def _require_one_reading(headers: Headers) -> None:
+def _require_one_reading(headers: Headers, method: bytes) -> None:
     seen: set[bytes] = set()
     for name, value in headers:
         folded = name.translate(_FOLDED)
-        if folded in ONE_HOP:
+        if folded in ONE_HOP and not ((name, value) == UPGRADE and method == b"GET" and name not in seen):
             raise RemoteProtocolError(f"expected fields that travel on, got {name!r}, which stays on its connection")
         if folded in _ONCE and (name != folded or name in seen):
             raise RemoteProtocolError(f"expected {folded.decode()} once, in this spelling, got {name!r} besides")
@@ -170,19 +176,21 @@ def _require_one_reading(headers: Headers) -> None:
 
 
 def _read_response(head: bytes) -> ResponseHead:
-    status, *rest = head.split(b"\0")
-    if len(rest) % 2:
-        raise RemoteProtocolError("expected status and pairs of name and value in a head, got an odd field")
+    status, separator, fields = head.partition(b"\0")
     if not (len(status) == 3 and status.isdigit() and status[:1] in b"12345"):
         raise RemoteProtocolError(f"expected a status from 100 to 599, got {status[:20]!r}")
-    return ResponseHead(int(status), _headers(head, rest))
+    return ResponseHead(int(status), _headers(head, separator + fields))
 
 
-def _headers(head: bytes, fields: list[bytes]) -> Headers:
+def _headers(head: bytes, fields: bytes) -> Headers:
+    """`fields` are NUL, name, NUL, value, as often as there are any."""
     if len(head) > MAX_HEAD:
         raise RemoteProtocolError(f"expected a head of at most {MAX_HEAD} bytes, got {len(head)}")
-    headers = tuple((name.lower(), value) for name, value in zip(fields[::2], fields[1::2], strict=True))
-    for name, value in headers:
-        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise RemoteProtocolError(f"expected a header that HTTP allows, got {name[:40]!r}: {value[:40]!r}")
-    return headers
+    parts = fields.split(b"\0")
+    if len(parts) % 2 == 0:
+        raise RemoteProtocolError("expected pairs of name and value in a head, got an odd field")
+    if not _FIELDS.fullmatch(fields):
+        pairs = zip(parts[1::2], parts[2::2], strict=True)
+        name, value = next(pair for pair in pairs if not _FIELD.fullmatch(b"\0".join(pair)))
+        raise RemoteProtocolError(f"expected a header that HTTP allows, got {name[:40]!r}: {value[:40]!r}")
+    return tuple(zip((name.lower() for name in parts[1::2]), parts[2::2], strict=True))

@@ -1,35 +1,51 @@
-"""The handshake: its states, its messages, and the keys that both sides derive from it (profile `seed`).
+"""The handshake: its states, its messages, and the keys that both sides derive from it, in two profiles.
 
     client                                                     enclave
-      hello: public key, fresh nonce, signature over both  ──▶
-                                                               fresh AES-256 key, wrapped for that public key,
-      ◀──  attestation document: nonce, public key, wrapped key, PCRs, signed by the infrastructure
-      appraise; only an affirming result unwraps the key
+      hello: public key, fresh nonce, signature over both ──▶
+        modern: two ephemeral public keys besides              seed: a fresh key, wrapped for the user's public key
+                                                               modern: a response to the two ephemeral keys
+      ◀──  seed: an attestation document with nonce, public key and the wrapped key
+           modern: the response, and a document with nonce, public key and the digest of hello and response
+      appraise; only an affirming result opens the key
 
-The table below is the protocol's whole order; SPEC.md states the messages.
+The client chooses the profile, and reads an answer in no other. The table below is the whole order of both; SPEC.md
+states the messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from workshop_kit.channel.hybrid import (
+    ML_KEM_CIPHERTEXT_SIZE,
+    ML_KEM_PUBLIC_SIZE,
+    X25519_SIZE,
+    Offer,
+    Response,
+)
 from workshop_kit.channel.session import SessionKeys
 from workshop_kit.errors import LocalProtocolError, MalformedEvidenceError, RemoteProtocolError
 from workshop_kit.evidence import cbor
 
-PROFILE = "seed"
 NONCE_SIZE = 32
 SESSION_KEY_SIZE = 32
 MAX_HELLO = 4096
 """Bytes of a hello that an enclave reads before it knows who speaks."""
 
-_HELLO_LABEL = b"enclave workshop, attested channel, profile seed, hello\0"
-_KEYS_LABEL = b"enclave workshop, attested channel, profile seed, keys"
+
+class Profile(Enum):
+    """How a session's keys come about."""
+
+    SEED = "seed"
+    """Wrapped for the user's RSA key, so whoever steals that later opens what he recorded."""
+    MODERN = "modern"
+    """Agreed on by ephemeral keys, X25519 and ML-KEM-768; the RSA key signs and opens nothing."""
 
 
 class Side(Enum):
@@ -108,54 +124,140 @@ class Hello:
         public_key: RSAPublicKey of PKCS #1 in DER (RFC 8017, A.1.1), 270 bytes for RSA-2048.
         nonce: 32 bytes, never used before.
         signature: RSASSA-PSS with SHA-256 and a salt of 32 bytes over `signed_part`.
+        offer: in profile `modern` two ephemeral public keys, in `seed` None.
     """
 
     public_key: bytes
     nonce: bytes
     signature: bytes
+    offer: Offer | None = None
+
+    @property
+    def profile(self) -> Profile:
+        return Profile.SEED if self.offer is None else Profile.MODERN
 
     def encode(self) -> bytes:
-        return cbor.encode(
-            {"profile": PROFILE, "public_key": self.public_key, "nonce": self.nonce, "signature": self.signature}
-        )
+        begin = {"profile": self.profile.value, "public_key": self.public_key, "nonce": self.nonce}
+        offer = self.offer._asdict() if self.offer else {}
+        return cbor.encode(begin | offer | {"signature": self.signature})
 
 
-def signed_part(public_key: bytes, nonce: bytes) -> bytes:
-    """What the hello's signature covers: a label that no other message has, the nonce, the public key."""
-    return _HELLO_LABEL + nonce + public_key
+@dataclass(frozen=True)
+class Answer:
+    """The enclave's message: in `seed` the document alone, in `modern` the response to the offer beside it."""
+
+    document: bytes
+    response: Response | None = None
+
+    def encode(self) -> bytes:
+        if self.response is None:
+            return self.document
+        return cbor.encode({"document": self.document} | self.response._asdict())
+
+
+def signed_part(public_key: bytes, nonce: bytes, offer: Offer | None = None) -> bytes:
+    """What the hello's signature covers: a label that no other message has, and every other field."""
+    profile = Profile.SEED if offer is None else Profile.MODERN
+    return b"".join((_label(profile, "hello"), b"\0", nonce, *(offer or ()), public_key))
+
+
+def transcript(hello: bytes, response: Response) -> bytes:
+    """What a document's user_data is in `modern`: the digest, 32 bytes, of all that no document holds."""
+    label = _label(Profile.MODERN, "transcript")
+    return hashlib.sha256(b"".join((label, b"\0", _with_length(hello), *response))).digest()
+
+
+def _label(profile: Profile, what: str) -> bytes:
+    return f"enclave workshop, attested channel, profile {profile.value}, {what}".encode()
+
+
+def _with_length(message: bytes) -> bytes:
+    return len(message).to_bytes(4, "big") + message
+
+
+_Sizes = Mapping[str, int | None]
+_SEED_HELLO: _Sizes = {"public_key": None, "nonce": NONCE_SIZE, "signature": None}
+_HELLO: Mapping[Profile, _Sizes] = {
+    Profile.SEED: _SEED_HELLO,
+    Profile.MODERN: {**_SEED_HELLO, "x25519": X25519_SIZE, "ml_kem_768": ML_KEM_PUBLIC_SIZE},
+}
+_ANSWER: _Sizes = {"document": None, "x25519": X25519_SIZE, "ml_kem_768": ML_KEM_CIPHERTEXT_SIZE}
+_PROFILES: Mapping[object, Profile] = {profile.value: profile for profile in Profile}
 
 
 def decode_hello(data: bytes) -> Hello:
-    """Read a hello; the signature is not verified here.
+    """Read a hello; the signature is not verified here, nor are keys looked at.
 
     Raises:
-        RemoteProtocolError: these are not the bytes of a hello in profile `seed`.
+        RemoteProtocolError: these are not the bytes of a hello in one of the profiles.
     """
     if len(data) > MAX_HELLO:
         raise RemoteProtocolError(f"expected a hello of at most {MAX_HELLO} bytes, got {len(data)}")
+    fields = _map(data, "a hello")
+    name = fields.pop("profile", None)
+    profile = _PROFILES.get(name) if isinstance(name, str) else None
+    if profile is None:
+        raise RemoteProtocolError(f"expected a hello of profile {' or '.join(map(str, _PROFILES))}, got another")
+    values = _byte_strings(fields, _HELLO[profile], f"a hello of profile {profile.value}")
+    offer = Offer(values.pop("x25519"), values.pop("ml_kem_768")) if profile is Profile.MODERN else None
+    return Hello(**values, offer=offer)
+
+
+def decode_answer(data: bytes, profile: Profile) -> Answer:
+    """Read an answer in the profile of its hello; nothing in it is appraised here.
+
+    Raises:
+        RemoteProtocolError: these are not the bytes of an answer in that profile.
+    """
+    if profile is Profile.SEED:
+        return Answer(data)
+    values = _byte_strings(_map(data, "an answer"), _ANSWER, f"an answer of profile {profile.value}")
+    return Answer(values.pop("document"), Response(**values))
+
+
+def _map(data: bytes, what: str) -> dict[object, object]:
     try:
-        fields = cbor.decode(data)
+        # The quick reader says nothing of the types inside: the callers compare them all.
+        fields = cbor.decode_quickly(data) or cbor.decode(data)
     except MalformedEvidenceError as error:
-        raise RemoteProtocolError(f"expected a hello, got {error}") from None
-    names = {"profile", "public_key", "nonce", "signature"}
-    if not isinstance(fields, dict) or fields.keys() != names or fields["profile"] != PROFILE:
-        raise RemoteProtocolError(f"expected a hello of profile {PROFILE} with {', '.join(sorted(names))}, got another")
-    public_key, nonce, signature = fields["public_key"], fields["nonce"], fields["signature"]
-    if not (isinstance(public_key, bytes) and isinstance(nonce, bytes) and isinstance(signature, bytes)):
-        raise RemoteProtocolError("expected byte strings in a hello, got another type")
-    if len(nonce) != NONCE_SIZE:
-        raise RemoteProtocolError(f"expected a nonce of {NONCE_SIZE} bytes, got {len(nonce)}")
-    return Hello(public_key=public_key, nonce=nonce, signature=signature)
+        raise RemoteProtocolError(f"expected {what}, got {error}") from None
+    if not isinstance(fields, dict):
+        raise RemoteProtocolError(f"expected {what}, a map, got another item")
+    return fields
 
 
-def derive_keys(session_key: bytes, *, hello: bytes, document: bytes) -> SessionKeys:
-    """The session's keys: HKDF-SHA-256 of the wrapped key, salted with the digest of both messages as they travelled.
+def _byte_strings(fields: dict[object, object], sizes: _Sizes, what: str) -> dict[str, bytes]:
+    """The fields named in `sizes`, all of them and no others, each a byte string of its size."""
+    if fields.keys() != sizes.keys():
+        raise RemoteProtocolError(f"expected {what} with {', '.join(sizes)} and no other field, got another")
+    values: dict[str, bytes] = {}
+    for name, size in sizes.items():
+        value = fields[name]
+        if type(value) is not bytes:
+            raise RemoteProtocolError(f"expected a byte string as {name} in {what}, got {type(value).__name__}")
+        if size is not None and len(value) != size:
+            raise RemoteProtocolError(f"expected {size} bytes as {name} in {what}, got {len(value)}")
+        values[name] = value
+    return values
+
+
+def draw(random: Callable[[int], bytes], size: int) -> bytes:
+    """`size` bytes of `random`.
+
+    Raises:
+        LocalProtocolError: it gives another number of them.
+    """
+    drawn = random(size)
+    if len(drawn) != size:
+        raise LocalProtocolError(f"expected {size} random bytes, got {len(drawn)}")
+    return drawn
+
+
+def derive_keys(profile: Profile, secret: bytes, *, hello: bytes, answer: bytes) -> SessionKeys:
+    """The session's keys: HKDF-SHA-256 of the secret, salted with the digest of both messages as they travelled.
 
     Whoever changed a byte of either message on its way gets other keys than his victim.
     """
-    transcript = hashes.Hash(hashes.SHA256())
-    for message in (hello, document):
-        transcript.update(len(message).to_bytes(4, "big") + message)
-    hkdf = HKDF(algorithm=hashes.SHA256(), length=16 + 2 * 32, salt=transcript.finalize(), info=_KEYS_LABEL)
-    material = hkdf.derive(session_key)
+    salt = hashlib.sha256(_with_length(hello) + _with_length(answer)).digest()
+    material = HKDF(hashes.SHA256(), length=16 + 2 * 32, salt=salt, info=_label(profile, "keys")).derive(secret)
     return SessionKeys(material[:16], material[16:48], material[48:])

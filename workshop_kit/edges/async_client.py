@@ -18,6 +18,7 @@ import httpx
 
 from workshop_kit.channel.client_handshake import UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.edges.client import has_body, request_head
 from workshop_kit.edges.connection import TimeOuts
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue
@@ -139,7 +140,7 @@ class AsyncResponse:
         if body is None:
             await self._send(self._dialogue.whole())
         else:
-            first = await anext(body, b"")
+            first = await anext(body, b"") if self._dialogue.fits_a_record else b""
             if self._dialogue.is_whole(first):
                 await self._send(self._dialogue.whole(first))
             else:
@@ -169,9 +170,9 @@ class AsyncResponse:
             await self._stream.send(data, self._time_outs.write)
 
     async def _receive(self) -> None:
-        """The next records, at least one."""
+        """The next records, or the end of the carrier's response behind the last."""
         self._records = []
-        while not self._records:
+        while not (self._records or self._dialogue.ended):
             try:
                 with _in_httpx_words():
                     data = await self._stream.receive(self._time_outs.read)
@@ -217,13 +218,22 @@ class AsyncAttestedTransport(httpx.AsyncBaseTransport):
         key: UserKey,
         policy: AnyPolicy,
         *,
+        profile: Profile = Profile.MODERN,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         endpoint = Endpoint.parse(url)
         self.session = AttestedSession(
-            Attesting(endpoint=endpoint, key=key, policy=policy, on_result=on_result, now=now, random=random)
+            Attesting(
+                endpoint=endpoint,
+                key=key,
+                policy=policy,
+                profile=profile,
+                on_result=on_result,
+                now=now,
+                random=random,
+            )
         )
 
     async def connect(self) -> AppraisalResult:

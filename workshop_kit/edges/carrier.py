@@ -1,7 +1,7 @@
 """The carrier: HTTP/1.1 requests whose bodies are handshake messages or sealed records, so that load balancers and
 firewalls in front of an enclave keep working.
 
-    POST /attested/hello                         hello → attestation document
+    POST /attested/hello                         hello → answer, the attestation document in it
     POST /attested/exchange/<session>/<stream>   request records → response records
 
 This file holds both names and a reader of responses. It opens no socket.
@@ -19,7 +19,7 @@ HELLO_PATH = "/attested/hello"
 EXCHANGE_PREFIX = "/attested/exchange/"
 RECORDS_TYPE = b"application/vnd.enclave-workshop.records"
 HELLO_TYPE = b"application/cbor"
-EVIDENCE_TYPE = b'application/cose; cose-type="cose-sign1"'
+ANSWER_TYPES = {"seed": b'application/cose; cose-type="cose-sign1"', "modern": b"application/cbor"}
 
 _EXCHANGE_PATH = re.compile(EXCHANGE_PREFIX + r"([0-9a-f]{32})/(0|[1-9][0-9]{0,9})")
 _MAX_REASON = 500

@@ -20,6 +20,7 @@ import httpx
 
 from workshop_kit.channel.client_handshake import UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.edges.connection import Connection, TimeOuts
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue
 from workshop_kit.edges.message import end_to_end
@@ -35,6 +36,7 @@ class AttestedTransport(httpx.BaseTransport):
         url: of the parent instance, `http://host:port`.
         key: the user's, known to the enclave.
         policy: what the enclave must prove at every handshake.
+        profile: of every handshake; nobody on the way can choose another.
         on_result: is called with each affirming result.
     """
 
@@ -44,13 +46,22 @@ class AttestedTransport(httpx.BaseTransport):
         key: UserKey,
         policy: AnyPolicy,
         *,
+        profile: Profile = Profile.MODERN,
         on_result: Callable[[AppraisalResult], None] = lambda _: None,
         now: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         endpoint = Endpoint.parse(url)
         self._sessions = Sessions(
-            Attesting(endpoint=endpoint, key=key, policy=policy, on_result=on_result, now=now, random=random)
+            Attesting(
+                endpoint=endpoint,
+                key=key,
+                policy=policy,
+                profile=profile,
+                on_result=on_result,
+                now=now,
+                random=random,
+            )
         )
         self._turn = threading.Lock()
         self._idle: list[Connection] = []
@@ -160,7 +171,7 @@ def _ask(connection: Connection, dialogue: ExchangeDialogue, request: httpx.Requ
 
 
 def _sealed(dialogue: ExchangeDialogue, body: Iterator[bytes]) -> Iterator[bytes]:
-    first = next(body, b"")
+    first = next(body, b"") if dialogue.fits_a_record else b""
     if dialogue.is_whole(first):
         yield dialogue.whole(first)
         return

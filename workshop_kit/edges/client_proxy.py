@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import httpx
 
-from workshop_kit.channel.framing import Headers, RequestHead, ResponseHead
+from workshop_kit.channel.framing import UPGRADE, Headers, RequestHead, ResponseHead
 from workshop_kit.edges.async_client import AttestedSession
 from workshop_kit.edges.connection import TimeOuts
 from workshop_kit.edges.door import Door
@@ -27,7 +27,6 @@ PATIENCE = TimeOuts(connect=30.0, read=None, write=None)
 """Whoever asks here waits as long as he likes: when he goes, what he asked for ends too."""
 
 _TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"),)
-_UPGRADE = (b"upgrade", b"websocket")
 _ABSOLUTE = re.compile(rb"http://(?P<host>[^/?#]+)(?P<target>.*)", re.IGNORECASE)
 
 
@@ -88,17 +87,19 @@ def _origin_form(call: Call) -> tuple[bytes, Headers]:
 
 
 def _travelling(call: Call, headers: Headers) -> Headers:
-    return (*end_to_end(headers), _UPGRADE) if call.upgrade else end_to_end(headers)
+    return (*end_to_end(headers), UPGRADE) if call.upgrade else end_to_end(headers)
 
 
 def _local(head: ResponseHead, *, switches: bool) -> Headers:
-    """The headers for the local client: with the time, where they lack it (RFC 9110, 6.6.1), without the length that some
-    apps give a 204 (8.6).
+    """The headers for the local client: with the time, where they lack it (RFC 9110, 6.6.1), without the length that
+    some apps give a 204 (8.6).
 
     Raises:
         RemoteProtocolError: the status is an interim one, behind which another answer would be waited for.
     """
-    if head.status < 200 and not (switches and head.status == 101):
+    if head.status == 101 and switches:
+        return (*head.headers, UPGRADE)
+    if head.status < 200:
         raise RemoteProtocolError(f"expected an answer, got the interim status {head.status}")
     headers = tuple(field for field in head.headers if not (head.status == 204 and field[0] == b"content-length"))
     return headers if any(name == b"date" for name, _ in headers) else (*headers, _date(int(time.time())))

@@ -41,6 +41,7 @@ async def run_client_proxy(attesting: Attesting, *, at: int | Path, on_ready: Ca
         finally:
             await server.close()
             session.close()
+            await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
 
 
 @contextmanager

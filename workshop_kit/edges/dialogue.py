@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from workshop_kit.channel.client_handshake import ClientHandshake
+from workshop_kit.channel.client_handshake import MAX_ANSWER, ClientHandshake
 from workshop_kit.channel.framing import MAX_DATA, Record, RequestHead
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges import carrier
 from workshop_kit.edges.message import MessageOpener, MessageSealer, content_length
 from workshop_kit.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
-from workshop_kit.evidence.cose import MAX_SIZE
 from workshop_kit.verifier import AppraisalResult
 
 
@@ -75,8 +74,8 @@ class HandshakeDialogue:
             RemoteProtocolError: the answer is not the enclave proxy's.
         """
         self._body += self._response.receive(data)
-        if len(self._body) > 2 * MAX_SIZE:
-            raise RemoteProtocolError(f"expected evidence of at most {MAX_SIZE} bytes, got more")
+        if len(self._body) > MAX_ANSWER:
+            raise RemoteProtocolError(f"expected an answer of at most {MAX_ANSWER} bytes, got more")
         if not self._response.complete:
             return None
         if self._response.status in (401, 403):
@@ -113,9 +112,14 @@ class ExchangeDialogue:
         records = self._sealer.seal(body, end=True)
         return self._head(len(records)) + records
 
+    @property
+    def fits_a_record(self) -> bool:
+        """Whether the body is known to be short: then its first piece is worth waiting for."""
+        return self._length is not None and self._length <= MAX_DATA
+
     def is_whole(self, first: bytes) -> bool:
-        """Whether a body that begins with `first` ends with it, and is sent by `whole`."""
-        return self._length == len(first) <= MAX_DATA
+        """Whether a short body that begins with `first` ends with it, and is sent by `whole`."""
+        return self.fits_a_record and self._length == len(first)
 
     def start(self) -> bytes:
         """The carrier's head and the request's, with the body to follow in pieces."""

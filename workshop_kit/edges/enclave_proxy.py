@@ -17,14 +17,14 @@ from typing import Any
 
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
 from workshop_kit.channel.framing import Headers, RequestHead
-from workshop_kit.channel.handshake import MAX_HELLO, SESSION_KEY_SIZE
+from workshop_kit.channel.handshake import MAX_HELLO
 from workshop_kit.channel.session import EnclaveSession
 from workshop_kit.edges import carrier
 from workshop_kit.edges.asgi import ASGI, AsgiApp, Scope
 from workshop_kit.edges.http_call import Call
 from workshop_kit.edges.nsm_device import NsmDevice, attest
+from workshop_kit.edges.primitives import PRIMITIVES
 from workshop_kit.edges.sealed_call import SealedRequest, SealedResponse
-from workshop_kit.edges.user_key import wrap_key
 from workshop_kit.errors import AccessDeniedError, NsmError, RemoteProtocolError, ServiceError
 from workshop_kit.service.rules import KnownUser, Rules, decide, forwarded_headers
 
@@ -35,7 +35,6 @@ FIRST_RECORD = 10.0
 """Seconds for a hello, or for the first record of a request: until then nobody is known to ask."""
 
 _TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
-_EVIDENCE: Headers = ((b"content-type", carrier.EVIDENCE_TYPE), (b"cache-control", b"no-store"))
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,11 @@ class EnclaveProxy:
 
     Args:
         app: the service's own, called in this process.
+        websocket: what requests for WebSocket go to; both bodies are that connection's bytes once it has answered 101.
         rules: whose keys are known, and who may call what.
         nsm: signs what a handshake asks for.
+
+    Attributes:
         state: what the app began with; each request is given a copy.
     """
 
@@ -58,15 +60,16 @@ class EnclaveProxy:
         self,
         app: AsgiApp,
         *,
+        websocket: AsgiApp,
         rules: Rules,
         nsm: NsmDevice,
-        state: dict[str, Any] | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._app = app
+        self._websocket = websocket
         self._rules = rules
         self._nsm = nsm
-        self._state = state or {}
+        self.state: dict[str, Any] = {}
         self._random = random
         self._sessions: OrderedDict[bytes, _Open] = OrderedDict()
 
@@ -83,8 +86,8 @@ class EnclaveProxy:
     async def _hello(self, call: Call) -> None:
         handshake = EnclaveHandshake(
             is_known=lambda key: key in self._rules.users,
-            session_key=self._random(SESSION_KEY_SIZE),
-            wrap=wrap_key,
+            random=self._random,
+            primitives=PRIMITIVES,
         )
         try:
             async with asyncio.timeout(FIRST_RECORD):
@@ -102,9 +105,10 @@ class EnclaveProxy:
             return await _say(call, 400, str(error))
         except (NsmError, EOFError) as error:
             return await _say(call, 503, f"no evidence to be had: {error}")
-        session = handshake.provide_evidence(document)
-        self._keep(_Open(session, user))
-        return await call.answer(200, _EVIDENCE, document)
+        answer = handshake.provide_evidence(document)
+        self._keep(_Open(handshake.session(), user))
+        kind = carrier.ANSWER_TYPES[handshake.profile.value]
+        return await call.answer(200, ((b"content-type", kind), (b"cache-control", b"no-store")), answer)
 
     def _keep(self, opened: _Open) -> None:
         self._sessions[opened.session.session_id] = opened
@@ -139,7 +143,8 @@ class EnclaveProxy:
         if decision.status != 200:
             return await response.whole(decision.status, decision.reason)
         try:
-            await self._app(self._scope(head, decision.path, user), request.receive, response.send)
+            app = self._websocket if head.asks_for_websocket else self._app
+            await app(self._scope(head, decision.path, user), request.receive, response.send)
         except (RemoteProtocolError, ConnectionResetError):
             raise
         except ServiceError as error:
@@ -164,7 +169,7 @@ class EnclaveProxy:
             "headers": forwarded_headers(head.headers, user),
             "client": None,
             "server": ("enclave", self._rules.port),
-            "state": self._state.copy(),
+            "state": self.state.copy(),
         }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 
 import httptools
 
-from workshop_kit.channel.framing import MAX_DATA, MAX_HEAD, Headers
+from workshop_kit.channel.framing import MAX_DATA, MAX_HEAD, UPGRADE, Headers
 from workshop_kit.edges.asgi import Message, Receive, Scope, Send
 from workshop_kit.edges.carrier import chunk
 from workshop_kit.edges.message import content_length, end_to_end, has_no_body
@@ -58,7 +58,8 @@ class Forwarder:
         first = await receive()
         if first["type"] == "http.disconnect":
             return None
-        request, response = _Request(scope), _Response(scope["method"].encode())
+        request = _Request(scope)
+        response = _Response(scope["method"].encode(), upgrade=request.upgrade)
         opening = request.start(first)
         with socket.socket(self._family, socket.SOCK_STREAM) as made:
             if not await self._connected(made):
@@ -111,6 +112,8 @@ async def _ask(connection: _Connection, request: _Request, opening: bytes, recei
     while (message := await receive())["type"] != "http.disconnect":
         if not request.ended:
             await connection.send(request.piece(message))
+        if request.ended and request.upgrade:
+            connection.end()
 
 
 async def _answer(connection: _Connection, response: _Response, send: Send) -> None:
@@ -133,6 +136,13 @@ class _Connection:
         """Send, or let go what the service no longer takes."""
         try:
             await self._loop.sock_sendall(self._socket, data)
+        except OSError:
+            self._broken = True
+
+    def end(self) -> None:
+        """Say that nothing more is sent."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             self._broken = True
 
@@ -161,6 +171,7 @@ class _Request:
         self._method = scope["method"].encode()
         self._target: bytes = scope["target"]
         self._headers = end_to_end(scope["headers"])
+        self.upgrade = UPGRADE in scope["headers"]
         self._left = content_length(self._headers)
         self._chunked = False
         self.ended = False
@@ -168,8 +179,11 @@ class _Request:
     def start(self, first: Message) -> bytes:
         """The head, with as much of the body as the first message has."""
         host: Headers = () if b"host" in dict(self._headers) else ((b"host", b"enclave"),)
-        framing = self._framing(len(first.get("body", b"")), more=first.get("more_body", False))
-        headers = (*host, *self._headers, *framing, (b"connection", b"close"))
+        if self.upgrade:
+            headers = (*host, *self._headers, UPGRADE, (b"connection", b"Upgrade"))
+        else:
+            framing = self._framing(len(first.get("body", b"")), more=first.get("more_body", False))
+            headers = (*host, *self._headers, *framing, (b"connection", b"close"))
         return _head(self._method, self._target, headers) + self.piece(first)
 
     def _framing(self, size: int, *, more: bool) -> Headers:
@@ -186,6 +200,8 @@ class _Request:
         """A piece of the body, and its end with the last one; raises where that is not as long as announced."""
         data: bytes = message.get("body", b"")
         self.ended = not message.get("more_body", False)
+        if self.upgrade:
+            return data
         if self._chunked:
             return (chunk(data) if data else b"") + (chunk(b"") if self.ended else b"")
         assert self._left is not None  # a body without a length goes out in chunks
@@ -210,10 +226,15 @@ def _field(name: bytes, value: bytes) -> bytes:
 
 
 class _Response:
-    """Reads one response as its bytes arrive, and says it in ASGI's messages; trailers are dropped."""
+    """Reads one response as its bytes arrive, and says it in ASGI's messages; trailers are dropped.
 
-    def __init__(self, method: bytes) -> None:
+    Behind a 101, where `upgrade` asked for one, all is body, as it comes.
+    """
+
+    def __init__(self, method: bytes, *, upgrade: bool = False) -> None:
         self.complete = False
+        self._upgrade = upgrade
+        self._raw = False
         self._method = method
         self._status, self._version = 0, ""  # of the final head, once it is there
         self._headers: list[tuple[bytes, bytes]] = []
@@ -240,9 +261,16 @@ class _Response:
         self._feed(data)
 
     def _feed(self, data: bytes) -> None:
+        if self._raw:
+            return self._pieces.append(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserUpgrade as upgraded:
+            self._raw = self._upgrade and self._status == 101
+            if not self._raw:
+                raise _unlike("an HTTP/1.1 response", "another protocol") from None
+            self._pieces.append(data[upgraded.args[0] :])
+        except httptools.HttpParserError as error:
             # Behind a whole response anything may follow (RFC 9112, 6.3), and some write a body after a 204.
             if not self.complete:
                 raise _unlike("an HTTP/1.1 response", f"something else ({error})") from None
@@ -266,7 +294,7 @@ class _Response:
 
     def _start(self) -> Message:
         self._told = True
-        if self._version not in ("1.0", "1.1") or not 200 <= self._status <= 599:
+        if self._version not in ("1.0", "1.1") or not (200 <= self._status <= 599 or self._raw):
             raise _unlike("HTTP/1.1 and a status from 200 to 599", f"HTTP/{self._version} and {self._status}")
         codings = b", ".join(value.lower() for name, value in self._headers if name == b"transfer-encoding")
         if codings not in (b"", b"chunked"):
@@ -297,4 +325,4 @@ class _Response:
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        self.complete = self._status > 0
+        self.complete = self._status > 0 and not (self._upgrade and self._status == 101)

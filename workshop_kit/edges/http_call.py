@@ -169,6 +169,7 @@ class Call:
 
     def _framing(self, headers: Headers) -> list[bytes]:
         if self.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.keeps = False
             return [b"connection: Upgrade"]
         measured = has_no_body(self.method, self.status) or any(name == b"content-length" for name, _ in headers)
         self._chunked = not measured and self._modern

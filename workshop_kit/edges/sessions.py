@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from workshop_kit.channel.client_handshake import ClientHandshake, UserKey
 from workshop_kit.channel.framing import RequestHead
-from workshop_kit.channel.handshake import NONCE_SIZE
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.channel.session import ClientSession
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue
 from workshop_kit.verifier import AnyPolicy, AppraisalResult
@@ -35,12 +35,14 @@ class Attesting:
         endpoint: the parent instance.
         key: the user's, known to the enclave.
         policy: what the enclave must prove at every handshake.
+        profile: of every handshake; nobody on the way can choose another.
         on_result: is called with each affirming result.
     """
 
     endpoint: Endpoint
     key: UserKey
     policy: AnyPolicy
+    profile: Profile = Profile.MODERN
     on_result: Callable[[AppraisalResult], None] = lambda _: None
     now: Callable[[], datetime] = utc_now
     random: Callable[[int], bytes] = os.urandom
@@ -66,7 +68,7 @@ class Sessions:
     def handshake(self) -> HandshakeDialogue:
         """A new one, to be driven to its end and given to `establish`."""
         attesting = self._attesting
-        handshake = ClientHandshake(attesting.key, attesting.policy, nonce=attesting.random(NONCE_SIZE))
+        handshake = ClientHandshake(attesting.key, attesting.policy, random=attesting.random, profile=attesting.profile)
         return HandshakeDialogue(handshake, attesting.endpoint, attesting.now)
 
     def establish(self, dialogue: HandshakeDialogue, result: AppraisalResult) -> None:

@@ -85,11 +85,6 @@ class UserKey:
             return None
 
 
-def wrap_key(public_key: rsa.RSAPublicKey, session_key: bytes) -> bytes:
-    """RSA-OAEP with SHA-256 (RFC 8017, 7.1): 256 bytes for an RSA-2048 key."""
-    return public_key.encrypt(session_key, _OAEP)
-
-
 def _write_new(file: Path, data: bytes, mode: int) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as stream:

@@ -38,7 +38,8 @@ def encode(value: object) -> bytes:
 
 def encode_indefinite_map(value: Mapping[str, object]) -> bytes:
     """`value` as an indefinite-length map, the outer form of today's genuine attestation documents."""
-    return b"\xbf" + b"".join(encode(key) + encode(item) for key, item in value.items()) + b"\xff"
+    # A map's head is as long as the number of its entries would be by itself.
+    return b"\xbf" + encode(value)[len(encode(len(value))) :] + b"\xff"
 
 
 def decode(data: bytes) -> Value:

@@ -59,7 +59,7 @@ def decode_request(data: bytes) -> tuple[str, Fields]:
     if len(data) > MAX_REQUEST:
         raise NsmError("InputTooLarge")
     try:
-        name, fields = _named(cbor.decode(data))
+        name, fields = _named(_item(data))
     except MalformedEvidenceError:
         raise NsmError("InvalidOperation") from None
     if name not in _REQUESTS:
@@ -91,7 +91,7 @@ def decode_response(data: bytes, name: str) -> Fields:
         NsmError: the module refused; `.code` says why, or is InvalidResponse where the answer is none to `name`.
     """
     try:
-        item = cbor.decode(data)
+        item = _item(data)
         if isinstance(item, dict) and item.keys() == {"Error"} and item["Error"] in ERROR_CODES:
             raise NsmError(str(item["Error"]))
         answered, fields = _named(item)
@@ -102,7 +102,12 @@ def decode_response(data: bytes, name: str) -> Fields:
     return fields
 
 
-def _named(item: cbor.Value) -> tuple[str, Fields]:
+def _item(data: bytes) -> object:
+    """The quick reader says nothing of the types inside: of a request all are compared, of a response none ever was."""
+    return cbor.decode_quickly(data) or cbor.decode(data)
+
+
+def _named(item: object) -> tuple[str, Fields]:
     """A text, or a map of one text to a map: the two forms of a request and of a response."""
     if isinstance(item, str):
         return item, {}

@@ -14,7 +14,7 @@ import tempfile
 import weakref
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import httpx
 
@@ -29,6 +29,9 @@ from workshop_kit.simulator.build import build_enclave
 from workshop_kit.simulator.enclave import Enclave, Infrastructure, run_enclave
 from workshop_kit.simulator.isolation.levels import Level
 from workshop_kit.verifier import AnyPolicy, AppraisalResult, Policy, ReferenceValues, TrustAnchor
+
+if TYPE_CHECKING:
+    from workshop_kit.simulator.misbehaving import Attack
 
 UNISOLATED = "WORKSHOP_UNISOLATED"
 """The variable that says that labs do without isolation."""
@@ -101,10 +104,14 @@ class Lab:
     def reference_values(self) -> ReferenceValues:
         return ReferenceValues(self.image.measurements())
 
-    def run(self, image: EnclaveImage, *, debug_mode: bool = False) -> Enclave:
-        """Start an image beside the lab's own."""
+    def run(self, image: EnclaveImage, *, debug_mode: bool = False, misbehave: Attack | None = None) -> Enclave:
+        """Start an image beside the lab's own; its parent instance is honest, unless it is to `misbehave`."""
         enclave = run_enclave(
-            image, debug_mode=debug_mode, infrastructure=self.infrastructure, isolation=self.isolation
+            image,
+            debug_mode=debug_mode,
+            infrastructure=self.infrastructure,
+            isolation=self.isolation,
+            misbehave=misbehave,
         )
         self._enclaves.append(enclave)
         if enclave.isolation.level is not Level.NAMESPACES:

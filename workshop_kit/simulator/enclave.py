@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from workshop_kit.edges.egress_proxy import Internet
 from workshop_kit.edges.serving import bind
@@ -35,6 +35,9 @@ from workshop_kit.simulator.control import new_home
 from workshop_kit.simulator.folders import remove
 from workshop_kit.simulator.isolation.levels import Isolation, Level
 from workshop_kit.simulator.parent import ParentInstance
+
+if TYPE_CHECKING:
+    from workshop_kit.simulator.misbehaving import Attack
 
 _ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 """For glibc: the infrastructure's threads mostly wait, and each would have a heap of its own."""
@@ -238,6 +241,7 @@ def run_enclave(
     infrastructure: Infrastructure | None = None,
     internet: Internet | None = None,
     parent_cid: int = PARENT_CID,
+    misbehave: Attack | None = None,
 ) -> Enclave:
     """Start an image, in the given infrastructure or in one of its own, and relay `port` to it.
 
@@ -247,6 +251,7 @@ def run_enclave(
         isolation: at most this much; a machine that gives less gives less, but for NONE, which must be asked for.
         internet: where the parent instance resolves and dials what the allowlist lets out; default: this machine's.
         parent_cid: by which the enclave calls its parent instance: 3 on Nitro, 2 under QEMU.
+        misbehave: what the parent instance does with messages, in place of carrying them (`simulator.misbehaving`).
 
     Raises:
         ImageError: the image cannot be read.
@@ -264,7 +269,9 @@ def run_enclave(
             undo.callback(host.close)
         cid = host.ask("reserve")["cid"]
         # Before the enclave: an app may go out while it starts.
-        parent = ParentInstance(host.directory, cid, listener, own_cid=parent_cid, internet=internet)
+        parent = ParentInstance(
+            host.directory, cid, listener, own_cid=parent_cid, internet=internet, misbehave=misbehave
+        )
         undo.callback(parent.close)
         options = {"debug": debug_mode, "url": parent.url, "isolation": isolation.value, "parent_cid": parent_cid}
         started = _run(host, image, cid=cid, handed_in=message, **options)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from workshop_kit.edges.asgi import AsgiApp, Lifespan
+from workshop_kit.edges.asgi import AsgiApp, Lifespan, Receive, Scope, Send
 from workshop_kit.edges.egress_client import GATE
 from workshop_kit.edges.enclave_proxy import EnclaveProxy
 from workshop_kit.edges.http_server import HttpServer
@@ -71,26 +71,30 @@ class Inside:
         except WorkshopKitError as error:
             self._refuse(error)
         _trust_the_images_authorities(self.application)
+        app: AsgiApp
         if plan is None:
             app, supervisor = _load_app(self.application / "service"), None
+            websocket = _websocket(app)
         else:
             from workshop_kit.edges.forwarder import Forwarder  # late, as most services need neither
 
-            app, supervisor = Forwarder(rules.port), self._supervisor(plan, environment)
+            app = websocket = Forwarder(rules.port)
+            supervisor = self._supervisor(plan, environment)
         _look_for_garbage_again()
-        asyncio.run(self._serve(app, rules, device, socket.socket(fileno=vsock), supervisor))
+        proxy = EnclaveProxy(app, websocket=websocket, rules=rules, nsm=device)
+        asyncio.run(self._serve(app, proxy, socket.socket(fileno=vsock), supervisor, rules.port))
 
     async def _serve(
         self,
         app: AsgiApp,
-        rules: Rules,
-        device: SocketNsmDevice,
+        proxy: EnclaveProxy,
         listener: socket.socket,
         services: Supervisor | None,
+        port: int,
     ) -> None:
         if services is not None:
             try:
-                await services.start(rules.port)
+                await services.start(port)
             except LabError as error:
                 print(error, flush=True)  # behind the service's own words, which say more
                 os._exit(1)
@@ -100,7 +104,8 @@ class Inside:
         except ServiceError as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(1)
-        await HttpServer(EnclaveProxy(app, rules=rules, nsm=device, state=lifespan.state)).start(listener)
+        proxy.state = lifespan.state
+        await HttpServer(proxy).start(listener)
         self._say_ready()
         await asyncio.Event().wait()
 
@@ -152,6 +157,15 @@ def _trust_the_images_authorities(application: Path) -> None:
     file = application / AUTHORITIES
     if file.is_file():
         os.environ.update(dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), str(file)))
+
+
+def _websocket(app: AsgiApp) -> AsgiApp:
+    async def speak(scope: Scope, receive: Receive, send: Send) -> None:
+        from workshop_kit.edges.websocket import WebSocketApp  # late, as most services never speak it
+
+        await WebSocketApp(app)(scope, receive, send)
+
+    return speak
 
 
 def _load_app(service: Path) -> AsgiApp:

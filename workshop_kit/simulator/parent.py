@@ -12,30 +12,25 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from workshop_kit.edges.egress_proxy import EgressProxy, Internet, RealInternet
 from workshop_kit.edges.serving import LOOPBACK, port_of
-from workshop_kit.edges.tunnel import join
 from workshop_kit.edges.vsock import EGRESS_PORT, PARENT_CID, PROXY_PORT, VsockAddress, listen_for
+from workshop_kit.errors import LabError
 from workshop_kit.service.egress import EgressDecision
+from workshop_kit.simulator.relay import Relay, Seen, Witness
+
+if TYPE_CHECKING:
+    from workshop_kit.simulator.interception import Interception
+    from workshop_kit.simulator.misbehaving import Attack
 
 _PIECE = 256 * 1024
-_REMEMBERED = 1024 * 1024
 _REMEMBERED_DECISIONS = 1000
-_DIRECTIONS = ("the client", "the enclave")
 
 _Serve: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Bytes that passed, `towards` the enclave or the client."""
-
-    towards: str
-    data: bytes
 
 
 class ParentInstance:
@@ -47,9 +42,9 @@ class ParentInstance:
         listener: where clients come, listening already.
         own_cid: by which the enclave calls it.
         internet: where what leaves the enclave goes.
+        misbehave: what it does with messages. It is honest without, and carries bytes.
 
     Attributes:
-        seen: what passed between clients and the enclave, the newest at the end.
         egress: what became of each tunnel that the enclave asked for.
     """
 
@@ -61,18 +56,20 @@ class ParentInstance:
         *,
         own_cid: int = PARENT_CID,
         internet: Internet | None = None,
+        misbehave: Attack | None = None,
     ) -> None:
-        self._enclave = VsockAddress(cid, PROXY_PORT).path(directory)
         self._listener = listener
         self._calls_at = VsockAddress(own_cid, EGRESS_PORT).path_from(cid, directory)
         self._calls = listen_for(cid, VsockAddress(own_cid, EGRESS_PORT), directory)
         self.port = port_of(self._listener)
-        self.seen: list[Seen] = []
         self.egress: deque[EgressDecision] = deque(maxlen=_REMEMBERED_DECISIONS)
         self._egress_proxy = EgressProxy(internet or RealInternet(), on_decision=self.egress.append)
-        self._remembered = 0
         self._serving: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_loop()
+        self._witness = Witness()
+        enclave = VsockAddress(cid, PROXY_PORT).path(directory)
+        self._relay = Relay(self._loop, enclave, self._witness.note)
+        self._interception = _interception(enclave, misbehave, self._witness.note) if misbehave else None
         self._relaying = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"parent-instance-{self.port}")
         self._thread.start()
@@ -80,6 +77,24 @@ class ParentInstance:
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What passed between clients and the enclave, the newest at the end."""
+        return self._witness.seen()
+
+    @property
+    def misbehave(self) -> Attack | None:
+        """What it does with messages; where it was started with an attack, another may take its place at any time."""
+        return self._interception.attack if self._interception else None
+
+    @misbehave.setter
+    def misbehave(self, attack: Attack) -> None:
+        if self._interception is None:
+            raise LabError(
+                "expected a parent instance that was started with misbehave=, got an honest one: it stays so"
+            )
+        self._interception.attack = attack
 
     def close(self) -> None:
         """Stop relaying; open connections are cut."""
@@ -91,39 +106,46 @@ class ParentInstance:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         with closing(self._loop), self._listener, self._calls:
-            self._accept_at(self._listener, self._carry)
-            self._accept_at(self._calls, self._egress_proxy.serve)
+            intercepting = self._interception and partial(self._in_task, self._interception.serve)
+            self._accept_at(self._listener, intercepting or self._relay.carry)
+            self._accept_at(self._calls, partial(self._in_task, self._egress_proxy.serve))
             self._loop.call_soon(self._relaying.set)
             self._loop.run_forever()
             for listener in (self._listener, self._calls):
                 self._loop.remove_reader(listener)
             self._calls_at.unlink(missing_ok=True)
+            self._relay.cut()
             self._loop.run_until_complete(_cut())
 
     # asyncio's own servers leave behind what they accept in the moment of their end.
-    def _accept_at(self, listener: socket.socket, serve: _Serve) -> None:
+    def _accept_at(self, listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept, listener, serve)
 
-    def _accept(self, listener: socket.socket, serve: _Serve) -> None:
+    def _accept(self, listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
         with suppress(OSError):  # whoever called has gone again
             connection, _ = listener.accept()
-            task = self._loop.create_task(_each(connection, serve))
-            self._serving.add(task)  # the loop itself would let go of a task that waits
-            task.add_done_callback(self._serving.discard)
+            serve(connection)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            inner = await asyncio.open_unix_connection(str(self._enclave), limit=_PIECE)
-        except OSError:
-            return
-        await join((reader, writer), inner, self._remember)
+    def _in_task(self, serve: _Serve, connection: socket.socket) -> None:
+        task = self._loop.create_task(_each(connection, serve))
+        self._serving.add(task)  # the loop itself would let go of a task that waits
+        task.add_done_callback(self._serving.discard)
 
-    def _remember(self, towards: int, data: bytes) -> None:
-        self.seen.append(Seen(_DIRECTIONS[towards], data))
-        self._remembered += len(data)
-        while self._remembered > _REMEMBERED and len(self.seen) > 1:
-            self._remembered -= len(self.seen.pop(0).data)
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where uvicorn has brought it along: a message costs a quarter less there."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _interception(enclave: Path, attack: Attack, note: Callable[[int, bytes], None]) -> Interception:
+    from workshop_kit.simulator.interception import Interception  # here: an honest one has no code for it
+
+    return Interception(enclave, attack, note)
 
 
 async def _each(connection: socket.socket, serve: _Serve) -> None:

@@ -8,12 +8,14 @@ The steps bear the numbers of the ledger:
     3  the document is complete, within limits    8   the enclave is not in debug mode
     4  the anchor endorses the leaf's key, now    9   the PCRs are the reference values
     5  the signature is that key's                10  the key is the handshake's
+                                                  10a so is user_data, where it is demanded
 
 This file decides; what a ledger then says stands in `wording`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from hmac import compare_digest
 
@@ -62,15 +64,23 @@ def _result(gates: _Gates, demands: Demands, now: datetime) -> AppraisalResult:
     document = gates.document
     if document is None or gates.failed is not None:
         return AppraisalResult(False, document, gates.lines)
-    outcomes = {number: decide(document, demands, now) for number, decide in _CLAIMS.items()}
+    outcomes: dict[Number, Outcome] = {number: decide(document, demands, now) for number, decide in _CLAIMS.items()}
     passed = {number for number, outcome in outcomes.items() if outcome is PASSED}
     affirmed = passed >= demands.required and FAILED not in outcomes.values()
 
     def lines() -> dict[Number, Check]:
-        claims = [wording.claim(number, outcomes[number], document, demands, now) for number in _CLAIMS]
-        return gates.lines() | {check.number: check for check in claims}
+        claims = {number: wording.claim(number, outcomes[number], document, demands, now) for number in _CLAIMS}
+        return gates.lines() | _failing_together(claims)
 
     return AppraisalResult(affirmed, document, lines)
+
+
+def _failing_together(claims: dict[Number, Check]) -> dict[Number, Check]:
+    """The same lines, but that a failed rule such as 10a fails the check that it stands beside."""
+    failed = {parent_check(number): check for number, check in claims.items() if check.failed}
+    return claims | {
+        number: check._replace(number=number) for number, check in failed.items() if not claims[number].failed
+    }
 
 
 def _nearest(results: list[AppraisalResult]) -> AppraisalResult:
@@ -160,7 +170,19 @@ def _key(document: AttestationDocument, demands: Demands, _: datetime) -> Outcom
     return _equal_to_each(demands.public_keys, document.public_key)
 
 
-_CLAIMS = {6: _nonce, 7: _age, 8: _debug, 9: _reference_values, 10: _key}
+def _user_data(document: AttestationDocument, demands: Demands, _: datetime) -> Outcome:
+    """Rule 10a."""
+    return _equal_to_each(demands.user_datas, document.user_data)
+
+
+_CLAIMS: dict[Number, Callable[[AttestationDocument, Demands, datetime], Outcome]] = {
+    6: _nonce,
+    7: _age,
+    8: _debug,
+    9: _reference_values,
+    10: _key,
+    "10a": _user_data,
+}
 
 
 def _equal_to_each(wanted: tuple[bytes, ...], came: bytes | None) -> Outcome:

@@ -1,8 +1,8 @@
 """The ledger of an appraisal: ten numbered checks, each with what was expected, what came, and what it keeps out.
 
 The numbers are the same here, in SPEC.md, in the tests and in the notebooks. 1 to 5 are gates: the first failure ends
-them. Rules of consistency stand beside the check they belong to, as 3a or 5b, and their failure fails that check too.
-6 to 10 are claims, all evaluated and reported together.
+them. 6 to 10 are claims, all evaluated and reported together. Rules stand beside the check they belong to, as 3a or
+10a, and their failure fails that check too.
 """
 
 from __future__ import annotations
@@ -116,6 +116,12 @@ RULES: dict[Number, Rule] = {
         "a genuine document about somebody else's session is shown to you: the key in yours is not the enclave's.",
         "Connect again; if it happens again, somebody on the path answers with others' documents.",
     ),
+    "10a": Rule(
+        "user_data is the handshake's",
+        "SPEC.md, H-13",
+        "whoever carries the answer puts keys of his own beside the document, and reads and writes along.",
+        "Connect again; if it happens again, somebody on the path changes what travels beside the document.",
+    ),
 }
 """In the order of a ledger."""
 
@@ -126,7 +132,7 @@ GATES: tuple[Number, ...] = (1, 2, 3, "3a", 4, 5, "5a", "5b", "5c")
 
 
 def parent_check(number: Number) -> int:
-    """The check that a rule of consistency belongs to, 5 for "5a"; a check is its own."""
+    """The check that a rule belongs to, 5 for "5a"; a check is its own."""
     return number if isinstance(number, int) else int(number[:-1])
 
 

@@ -21,6 +21,7 @@ from typing import ClassVar, NamedTuple, Self, TypeAlias, TypeVar
 
 from workshop_kit.errors import WorkshopKitError
 from workshop_kit.verifier.endorsements import AWS_NITRO_ROOT_G1, TrustAnchor
+from workshop_kit.verifier.ledger import Number
 from workshop_kit.verifier.reference_values import ReferenceValues
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class _Demands(NamedTuple):
     reference_values: tuple[ReferenceValues, ...]
     nonces: tuple[bytes, ...]
     public_keys: tuple[bytes, ...]
+    user_datas: tuple[bytes, ...]
     waived: Mapping[int, str]
 
 
@@ -59,11 +61,11 @@ class Demands(_Demands):
         return min(self.max_ages, default=MAX_AGE)
 
     @cached_property
-    def required(self) -> frozenset[int]:
+    def required(self) -> frozenset[Number]:
         """The claims that must have passed for an affirming result."""
-        handshake = {6} if self.nonces else set()
-        handshake |= {10} if self.public_keys else set()
-        return frozenset({7, 8, 9} | handshake) - self.waived.keys()
+        handshake: dict[Number, tuple[bytes, ...]] = {6: self.nonces, 10: self.public_keys, "10a": self.user_datas}
+        demanded = {number for number, wanted in handshake.items() if wanted}
+        return frozenset({7, 8, 9} | demanded) - self.waived.keys()
 
     def and_also(self, other: Demands) -> Demands:
         """Both at once. Only what both waive stays waived: a careless part never loosens a careful one."""
@@ -73,6 +75,7 @@ class Demands(_Demands):
             reference_values=_union(self.reference_values, other.reference_values),
             nonces=_union(self.nonces, other.nonces),
             public_keys=_union(self.public_keys, other.public_keys),
+            user_datas=_union(self.user_datas, other.user_datas),
             waived={number: self.waived[number] for number in self.waived.keys() & other.waived.keys()},
         )
 
@@ -83,6 +86,7 @@ class _Said(NamedTuple):
     max_age: timedelta | None = None
     nonce: bytes | None = None
     public_key: bytes | None = None
+    user_data: bytes | None = None
 
 
 class Policy(_Said):
@@ -94,14 +98,15 @@ class Policy(_Said):
         max_age: for check 7. None: five minutes.
         nonce: for check 6; the challenge, or None outside a handshake.
         public_key: for check 10; the key that the handshake used, or None outside a handshake.
+        user_data: for 10a; what the handshake binds of all that travels beside the document, or None.
     """
 
     waived: ClassVar[frozenset[int]] = frozenset()
     """Claims (checks 6 to 10) that may go unchecked. Empty in every policy whose name does not begin `Unsafe`."""
 
-    def for_handshake(self, *, nonce: bytes, public_key: bytes | None = None) -> Self:
-        """The same demands, and in addition that the document answers `nonce` and names `public_key`."""
-        return self._replace(nonce=nonce, public_key=public_key)
+    def for_handshake(self, *, nonce: bytes, public_key: bytes | None = None, user_data: bytes | None = None) -> Self:
+        """The same demands, and in addition that the document has these three, those that are not None."""
+        return self._replace(nonce=nonce, public_key=public_key, user_data=user_data)
 
     @cached_property
     def alternatives(self) -> tuple[Demands, ...]:
@@ -112,6 +117,7 @@ class Policy(_Said):
             reference_values=_said(self.reference_values),
             nonces=_said(self.nonce),
             public_keys=_said(self.public_key),
+            user_datas=_said(self.user_data),
             waived=dict.fromkeys(self.waived, type(self).__name__),
         )
         return (demands,)
@@ -160,9 +166,10 @@ class _Composed(ABC):
             raise WorkshopKitError(f"{name}: expected at most {MAX_ALTERNATIVES} ways to pass, got {ways}")
         self.parts = parts
 
-    def for_handshake(self, *, nonce: bytes, public_key: bytes | None = None) -> Self:
-        """The same demands, and in addition that the document answers `nonce` and names `public_key`."""
-        return type(self)(*(part.for_handshake(nonce=nonce, public_key=public_key) for part in self.parts))
+    def for_handshake(self, *, nonce: bytes, public_key: bytes | None = None, user_data: bytes | None = None) -> Self:
+        """The same demands, and in addition that the document has these three, those that are not None."""
+        bound = (part.for_handshake(nonce=nonce, public_key=public_key, user_data=user_data) for part in self.parts)
+        return type(self)(*bound)
 
     @cached_property
     @abstractmethod

@@ -92,7 +92,8 @@ class AppraisalResult:
         if not self.failed:
             return f"not affirmed: {self[9].explanation}"  # the one claim that every plain policy wants to be told
         worst = self._telling()
-        more = ", ".join(str(check.number) for check in self.failed if check.number not in GATES and check != worst)
+        told = {*GATES, worst.number, parent_check(worst.number)}
+        more = ", ".join(str(check.number) for check in self.failed if check.number not in told)
         text = f"refused by check {worst.number}{f' (and {more})' if more else ''}, {worst.name}: "
         text += f"expected {worst.expected}; got {worst.actual}"
         ways = len(self.alternatives)
@@ -101,12 +102,10 @@ class AppraisalResult:
         return ". ".join(part.removesuffix(".") for part in parts if part) + "."
 
     def _telling(self) -> Check:
-        """The failure to name first: of a check and the rule beside it, the rule."""
+        """The failure to name first: of a check and the rule beside it that says the same, the rule."""
         first, *others = self.failed
-        beside = [
-            check for check in others if isinstance(check.number, str) and parent_check(check.number) == first.number
-        ]
-        return beside[0] if beside else first
+        same = [check for check in others if check._replace(number=first.number) == first]
+        return same[0] if same else first
 
     def to_json(self) -> str:
         """The object that `workshop verify --json` prints: `affirmed` and `checks`."""

@@ -6,12 +6,13 @@ Nothing is decided here. `appraisal` has decided before it asks, and most ledger
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from workshop_kit.evidence import pcr
 from workshop_kit.evidence.document import AttestationDocument
 from workshop_kit.verifier.endorsements import Endorsement, TrustAnchor, show
-from workshop_kit.verifier.ledger import LEFT_OUT, Check, Number, Outcome
+from workshop_kit.verifier.ledger import LEFT_OUT, Check, Number, Outcome, parent_check
 from workshop_kit.verifier.policy import CLOCK_SKEW, Demands
 from workshop_kit.verifier.reference_values import zero_or_absent
 
@@ -56,19 +57,20 @@ def agreement(number: Number, document: AttestationDocument, leaf: Endorsement) 
     return f"a time from {show(leaf.not_before)} to {show(leaf.not_after)}", show(document.time)
 
 
-def claim(number: int, outcome: Outcome, document: AttestationDocument, demands: Demands, now: datetime) -> Check:
-    """The line of a claim, 6 to 10."""
+def claim(number: Number, outcome: Outcome, document: AttestationDocument, demands: Demands, now: datetime) -> Check:
+    """The line of a claim, 6 to 10a."""
     if outcome is Outcome.NOT_EVALUATED:
-        waived = demands.waived.get(number)
+        waived = demands.waived.get(parent_check(number))
         return Check(number, outcome, "", "", f"{LEFT_OUT}{waived}." if waived else _NOT_GIVEN[number])
     said, explanation = _CLAIMS[number](document, demands, now)
     return Check(number, outcome, *said, explanation)
 
 
-_NOT_GIVEN = {
+_NOT_GIVEN: dict[Number, str] = {
     6: "No challenge was given: nothing shows that the document answers anybody.",
     9: "No reference values were given: any image at all may be running.",
     10: "No handshake: there is no key to compare.",
+    "10a": "No keys travel beside the document: it has nothing to vouch for but itself.",
 }
 
 
@@ -113,7 +115,24 @@ def _key(document: AttestationDocument, demands: Demands, _: datetime) -> tuple[
     return (f"the key with SHA-256 {_fingerprint(wanted)}", "none" if came is None else _fingerprint(came)), ""
 
 
-_CLAIMS = {6: _nonce, 7: _age, 8: _debug, 9: _measurements, 10: _key}
+def _user_data(document: AttestationDocument, demands: Demands, _: datetime) -> tuple[Pair, str]:
+    wanted, came = demands.user_datas[0], document.user_data
+    expected = f"this handshake's {len(wanted)} bytes"
+    if came is None:
+        return (expected, "none"), "The document vouches for nothing that travels beside it."
+    if all(came == value for value in demands.user_datas):
+        return (expected, "the same"), ""
+    return (expected, f"{len(came)} others"), "What travels beside the document is not what the enclave sent."
+
+
+_CLAIMS: dict[Number, Callable[[AttestationDocument, Demands, datetime], tuple[Pair, str]]] = {
+    6: _nonce,
+    7: _age,
+    8: _debug,
+    9: _measurements,
+    10: _key,
+    "10a": _user_data,
+}
 
 
 def _short(value: bytes | None) -> str:
