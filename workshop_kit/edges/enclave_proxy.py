@@ -165,6 +165,7 @@ class EnclaveProxy:
             "path": path,
             "raw_path": raw_path,
             "query_string": query,
+            "target": head.target,  # no key of ASGI's: there "/?" and "/" are one
             "root_path": "",
             "headers": forwarded_headers(head.headers, user),
             "client": None,
