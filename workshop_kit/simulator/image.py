@@ -39,6 +39,7 @@ ENCLAVE_MODULES = (
     "edges/http_connection.py",
     "edges/http_reader.py",
     "edges/http_server.py",
+    "edges/loops.py",
     "edges/message.py",
     "edges/nsm_device.py",
     "edges/nsm_socket.py",
