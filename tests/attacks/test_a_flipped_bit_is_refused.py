@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from operated import DONE, Operated, new_order, refusal
 
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.errors import AccessDeniedError, AppraisalError, RemoteProtocolError
 from workshop_kit.simulator.misbehaving import FlipBit
 
@@ -36,20 +37,32 @@ def test_of_a_response(enclave: Operated, place: int, words: str) -> None:
     assert enclave.goes_on()
 
 
+@pytest.mark.parametrize("profile", Profile)
 @pytest.mark.parametrize("place", [0, 2000, -1])
-def test_of_a_hello(enclave: Operated, place: int) -> None:
+def test_of_a_hello(enclave: Operated, profile: Profile, place: int) -> None:
     """Its shape, its contents, its signature: the enclave refuses it, and asks its NSM nothing."""
     enclave.misbehave(FlipBit(place, "hello"))
-    with enclave.running.transport() as transport, pytest.raises((AccessDeniedError, RemoteProtocolError)):
+    with (
+        enclave.running.transport(profile=profile) as transport,
+        pytest.raises((AccessDeniedError, RemoteProtocolError)),
+    ):
         transport.connect()
     assert enclave.goes_on()
 
 
-def test_of_evidence(enclave: Operated) -> None:
-    """Of a PCR, so that the document reads as well as before."""
-    enclave.misbehave(FlipBit(400 * 8, "evidence"))
-    with enclave.running.transport() as transport, pytest.raises(AppraisalError, match="refused by check 5"):
+PCR = 400 * 8  # so that the document reads as well as before
+
+
+@pytest.mark.parametrize(
+    ("profile", "place", "check"),
+    [(Profile.SEED, PCR, "5"), (Profile.MODERN, PCR, "5"), (Profile.SEED, -1, "5"), (Profile.MODERN, -1, "10a")],
+    ids=["a PCR, seed", "a PCR", "the signature, seed", "what stands beside the document"],
+)
+def test_of_evidence(enclave: Operated, profile: Profile, place: int, check: str) -> None:
+    enclave.misbehave(FlipBit(place, "evidence"))
+    with enclave.running.transport(profile=profile) as transport, pytest.raises(AppraisalError) as caught:
         transport.connect()
+    assert str(caught.value.result.failed[-1].number) == check
     assert enclave.goes_on()
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import pytest
 from operated import DONE, Operated, new_order
 
+from workshop_kit.channel.handshake import Profile
 from workshop_kit.errors import AppraisalError
 from workshop_kit.simulator.misbehaving import StaleEvidence
 
 
+@pytest.mark.parametrize("profile", Profile)
 @pytest.mark.parametrize("user", ["Alice", "Bob"])
-def test_a_kept_answer_is_refused_for_its_nonce(enclave: Operated, user: str) -> None:
+def test_a_kept_answer_is_refused_for_its_nonce(enclave: Operated, user: str, profile: Profile) -> None:
     enclave.misbehave(StaleEvidence())
-    with enclave.running.transport("Alice") as first, enclave.running.transport(user) as later:
+    with (
+        enclave.running.transport("Alice", profile=profile) as first,
+        enclave.running.transport(user, profile=profile) as later,
+    ):
         assert first.connect().affirmed
         with pytest.raises(AppraisalError) as caught:
             later.connect()

@@ -16,7 +16,7 @@ import pytest
 from loops import LOOPS
 
 from workshop_kit.edges.vsock import listen_at
-from workshop_kit.simulator.relay import TO_CLIENT, Relay, Seen, Witness
+from workshop_kit.simulator.relay import TO_CLIENT, ByteRelay, Seen, Witness
 
 DEADLINE = 20.0
 MEBIBYTE = 1 << 20
@@ -28,7 +28,7 @@ class Carried:
     def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
         self.loop = loop
         self.witness = Witness()
-        self.relay = Relay(loop, folder / "enclave", self.witness.note)
+        self.relay = ByteRelay(loop, folder / "enclave", self.witness.note)
         self.enclave = listen_at(folder / "enclave")
         self.enclave.settimeout(DEADLINE)
         self.errors: list[dict[str, object]] = []

@@ -278,19 +278,19 @@ class SwapNumber(Attack):
 
 
 class SwapSession(Attack):
-    """He sends a request into another session than the one that sealed it, where he has seen two.
+    """He sends a request into another session than the one that sealed it, the last other one that he has seen.
 
     He hopes that Alice's request is served in Bob's name. A session has keys of its own [K-1], and who asks is known
     from the session, not from the carrier [A-2].
     """
 
     def __init__(self) -> None:
-        self._names: dict[bytes, None] = {}
+        self._latest: tuple[bytes, ...] = ()  # two at most
 
     async def exchange(self, request: Request, ask: Ask) -> Response:
         session, number = _exchange(request)
-        others = [name for name in self._names if name != session]
-        self._names[session] = None
+        others = tuple(name for name in self._latest if name != session)[-1:]
+        self._latest = (*others, session)
         path = exchange_path(others[0], number) if others else request.path
         return await ask(replace(request, path=path))
 

@@ -22,7 +22,7 @@ from workshop_kit.edges.serving import LOOPBACK, port_of
 from workshop_kit.edges.vsock import EGRESS_PORT, PARENT_CID, PROXY_PORT, VsockAddress, listen_for
 from workshop_kit.errors import LabError
 from workshop_kit.service.egress import EgressDecision
-from workshop_kit.simulator.relay import Relay, Seen, Witness
+from workshop_kit.simulator.relay import ByteRelay, Seen, Witness
 
 if TYPE_CHECKING:
     from workshop_kit.simulator.interception import Interception
@@ -69,7 +69,7 @@ class ParentInstance:
         self._loop = new_loop()
         self._witness = Witness()
         enclave = VsockAddress(cid, PROXY_PORT).path(directory)
-        self._relay = Relay(self._loop, enclave, self._witness.note)
+        self._relay = ByteRelay(self._loop, enclave, self._witness.note)
         self._interception = _interception(enclave, misbehave, self._witness.note) if misbehave else None
         self._relaying = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"parent-instance-{self.port}")

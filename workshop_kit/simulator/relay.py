@@ -51,7 +51,7 @@ class Witness:
         return [Seen(_DIRECTIONS[towards], data) for towards, data in tuple(self._pieces)]
 
 
-class Relay:
+class ByteRelay:
     """Carries connections to a Unix socket, on the loop in whose thread it is called.
 
     A direction that ends is half-closed, and the other goes on. Whoever does not read is waited for, with at most one
@@ -69,7 +69,7 @@ class Relay:
         self._open: set[_Pair] = set()
 
     def carry(self, connection: socket.socket) -> None:
-        """Relay `connection`, which belongs to the relay from now on. Where the enclave cannot be had, it is closed."""
+        """ByteRelay `connection`, which belongs to the relay from now on. Where the enclave cannot be had, it is closed."""
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
