@@ -50,8 +50,8 @@ class Line:
     def __init__(self) -> None:
         self.written = b""
 
-    def write(self, data: bytes) -> None:
-        self.written += data
+    def write(self, *data: bytes) -> None:
+        self.written += b"".join(data)
 
     async def drain(self) -> None:
         """There is always room."""

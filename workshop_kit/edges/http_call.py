@@ -25,7 +25,7 @@ class Line(Protocol):
     def ending(self) -> bool:
         """Whether no further request is taken."""
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, *data: bytes) -> None: ...
 
     async def drain(self) -> None:
         """Wait until more can be written; raises ConnectionResetError where nothing can."""
@@ -131,12 +131,12 @@ class Call:
         fields = tuple(headers)
         if not (has_no_body(self.method, status) or any(name == b"content-length" for name, _ in fields)):
             fields += ((b"content-length", b"%d" % len(body)),)
-        self._connection.write(self._head(status, fields) + self._framed(body))
+        self._connection.write(self._head(status, fields), *self._framed(body))
         await self._whole()
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
         """The head of a response, and the first piece of its body. Without a content-length it goes in chunks."""
-        self._connection.write(self._head(status, tuple(headers)) + self._framed(body))
+        self._connection.write(self._head(status, tuple(headers)), *self._framed(body))
         await self._connection.drain()
 
     async def send(self, body: bytes) -> None:
@@ -145,7 +145,7 @@ class Call:
         Raises:
             ConnectionResetError: the client has gone.
         """
-        self._connection.write(self._framed(body))
+        self._connection.write(*self._framed(body))
         await self._connection.drain()
 
     async def end(self) -> None:
@@ -161,10 +161,11 @@ class Call:
         self.wake()
         await self._connection.answered(self)
 
-    def _framed(self, body: bytes) -> bytes:
+    def _framed(self, body: bytes) -> tuple[bytes, ...]:
+        """In pieces: to put a large one between two small ones would copy it."""
         if not body or has_no_body(self.method, self.status):
-            return b""
-        return b"%x\r\n%s\r\n" % (len(body), body) if self._chunked else body
+            return ()
+        return (b"%x\r\n" % len(body), body, b"\r\n") if self._chunked else (body,)
 
     def _head(self, status: int, headers: Headers) -> bytes:
         self.status = status

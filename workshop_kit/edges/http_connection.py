@@ -70,9 +70,9 @@ class Connection(asyncio.Protocol):
     def ending(self) -> bool:
         return self._server.ending
 
-    def write(self, data: bytes) -> None:
+    def write(self, *data: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(data)
+            self._transport.writelines(data)
 
     async def drain(self) -> None:
         while self._writer is not None and not self._lost:
