@@ -9,14 +9,23 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
+import pytest
 from attested import World
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from workshop_kit.channel.client_handshake import ClientHandshake
 from workshop_kit.channel.enclave_handshake import EnclaveHandshake
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
 from workshop_kit.channel.handshake import Hello, Profile, signed_part
 from workshop_kit.channel.hybrid import Ephemeral, Offer
-from workshop_kit.channel.session import ClientSession, EnclaveSession, Opener, SessionKeys
+from workshop_kit.channel.session import (
+    CLIENT_LIMITS,
+    ENCLAVE_LIMITS,
+    ClientSession,
+    EnclaveSession,
+    Opener,
+    SessionKeys,
+)
 from workshop_kit.edges.primitives import PRIMITIVES
 from workshop_kit.edges.user_key import UserKey
 from workshop_kit.errors import RemoteProtocolError
@@ -38,9 +47,27 @@ def keys(seed: int = 0) -> SessionKeys:
     return SessionKeys(*(bytes([seed + part]) * size for part, size in ((1, 16), (2, 32), (3, 32))))
 
 
-def sessions(seed: int = 0) -> tuple[ClientSession, EnclaveSession]:
-    """Both ends of a session without a handshake."""
-    return ClientSession(keys(seed)), EnclaveSession(keys(seed))
+def sessions(seed: int = 0, **limits: int) -> tuple[ClientSession, EnclaveSession]:
+    """Both ends of a session without a handshake; with limits, the same for both."""
+    client, enclave = CLIENT_LIMITS._replace(**limits), ENCLAVE_LIMITS._replace(**limits)
+    return ClientSession(keys(seed), limits=client), EnclaveSession(keys(seed), limits=enclave)
+
+
+def watch_nonces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes]]:
+    """Key and nonce of each record that sessions made from now on seal."""
+    used: list[tuple[bytes, bytes]] = []
+
+    class Watched:
+        def __init__(self, key: bytes) -> None:
+            self._key, self._cipher = key, AESGCM(key)
+            self.decrypt = self._cipher.decrypt
+
+        def encrypt(self, nonce: bytes, data: bytes, more: bytes | None) -> bytes:
+            used.append((self._key, nonce))
+            return self._cipher.encrypt(nonce, data, more)
+
+    monkeypatch.setattr("workshop_kit.channel.session.AESGCM", Watched)
+    return used
 
 
 OFFER = Ephemeral(x25519=bytes(range(32)), ml_kem=bytes(range(64))).offer

@@ -27,6 +27,7 @@ class Answer:
 
     status: int
     body: bytes
+    head: bytes = b""
 
 
 @dataclass
@@ -65,8 +66,13 @@ class Line:
 class _Device:
     def __init__(self, world: World) -> None:
         self._world = world
+        self.asked = 0
+        self.free: asyncio.Event | None = None
 
     async def request(self, data: bytes) -> bytes:
+        self.asked += 1
+        if self.free is not None:
+            await self.free.wait()
         return self._world.nsm.handle(data, now=self._world.now)
 
 
@@ -78,17 +84,34 @@ class Proxied:
     role: str
     world: World = field(default_factory=World)
     seen: list[Seen] = field(default_factory=list)
+    time: float = 0.0  # what the proxy's clock says
+    wait: asyncio.Event | None = None  # what the app waits for
 
     def __post_init__(self) -> None:
-        key = user_key("Alice")
-        users = Users((User("Alice", self.role, key.public_bytes),))
+        users = Users((User("Alice", self.role, user_key("Alice").public_bytes),))
+        self.device = _Device(self.world)
         self._proxy = EnclaveProxy(
-            self._app, websocket=self._app, rules=rules_of(self.manifest, users), nsm=_Device(self.world)
+            self._app,
+            websocket=self._app,
+            rules=rules_of(self.manifest, users),
+            nsm=self.device,
+            clock=lambda: self.time,
         )
-        handshake = ClientHandshake(key, self.world.policy(), random=self.world.random)
-        evidence = self._post(carrier.HELLO_PATH, handshake.hello())
+        self.connect()
+
+    def connect(self) -> None:
+        """A new session, which the following requests go into."""
+        handshake = self.handshake()
+        evidence = self.post(carrier.HELLO_PATH, handshake.hello())
         handshake.receive_evidence(evidence.body, now=self.world.now)
         self._session: ClientSession = handshake.session()
+
+    @property
+    def session_id(self) -> bytes:
+        return self._session.session_id
+
+    def handshake(self) -> ClientHandshake:
+        return ClientHandshake(user_key("Alice"), self.world.policy(), random=self.world.random)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen.append(Seen(scope))
@@ -97,6 +120,8 @@ class Proxied:
             message = await receive()
             self.seen[-1].body += message["body"]
             more = message["more_body"]
+        if self.wait is not None:
+            await self.wait.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"served"})
 
@@ -106,13 +131,16 @@ class Proxied:
         return self.ask_sealed(b"\0".join(fields), *bodies)
 
     def ask_sealed(self, head: bytes, *bodies: bytes) -> Answer:
+        return asyncio.run(self.asking(head, *bodies))
+
+    async def asking(self, head: bytes, *bodies: bytes) -> Answer:
         pieces = bodies or (b"",)
         plaintexts = [b"\0" + piece for piece in pieces]
         plaintexts[0] = b"\1" + len(head).to_bytes(4, "big") + head + pieces[0]
         plaintexts[-1] = bytes([plaintexts[-1][0] | 2]) + plaintexts[-1][1:]
         asked = self._session.exchange()
         records = b"".join(self._sealed(asked.stream, plaintexts))
-        answer = self._post(carrier.exchange_path(self._session.session_id, asked.stream), records)
+        answer = await self.posting(carrier.exchange_path(self._session.session_id, asked.stream), records)
         if answer.status != 200:
             return answer
         opened = list(asked.opener.receive(answer.body))
@@ -124,15 +152,19 @@ class Proxied:
         """SPEC.md R-1 and R-2, written by hand."""
         for index, plaintext in enumerate(plaintexts):
             nonce = stream.to_bytes(4, "big") + index.to_bytes(8, "big")
-            sealed = self._session._seal.encrypt(nonce, plaintext, None)
+            sealed = self._session._sealing.cipher.encrypt(nonce, plaintext, None)
             yield len(sealed).to_bytes(4, "big") + sealed
 
-    def _post(self, path: str, body: bytes) -> Answer:
+    def post(self, path: str, body: bytes) -> Answer:
+        """What the proxy answers to a carrier's request, whatever it holds."""
+        return asyncio.run(self.posting(path, body))
+
+    async def posting(self, path: str, body: bytes, *, whole: bool = True) -> Answer:
         line = Line()
         call = Call(line, (b"POST", path.encode(), ()), modern=True, keeps=True, upgrade=False)
         call.take(body)
-        call.complete = True
-        asyncio.run(self._proxy(call))
+        call.complete = whole
+        await self._proxy(call)
         response = CarrierResponse()
         answer = response.receive(line.written)
-        return Answer(response.status, answer)
+        return Answer(response.status, answer, line.written.partition(b"\r\n\r\n")[0] + b"\r\n")

@@ -23,7 +23,7 @@ from workshop_kit.evidence.eif import EnclaveImage
 from workshop_kit.service.access import User, Users
 from workshop_kit.simulator.build import build_enclave
 from workshop_kit.simulator.enclave import Enclave, Infrastructure, run_enclave
-from workshop_kit.verifier import Policy, ReferenceValues, TrustAnchor
+from workshop_kit.verifier import AnyPolicy, Policy, ReferenceValues, TrustAnchor
 
 QUERIERS = {"Alice": "querier", "Bob": "querier"}
 
@@ -73,11 +73,11 @@ def running(
 
 
 @contextmanager
-def client_proxy(url: str, user: str, policy: Policy) -> Iterator[str]:
+def client_proxy(url: str, user: str, policy: AnyPolicy, **more: Any) -> Iterator[str]:
     """A user's client proxy in a thread of its own; gives its address."""
     addresses: Queue[str] = Queue()
     loop = asyncio.new_event_loop()
-    attesting = Attesting(endpoint=Endpoint.parse(url), key=user_key(user), policy=policy)
+    attesting = Attesting(endpoint=Endpoint.parse(url), key=user_key(user), policy=policy, **more)
     serving = loop.create_task(run_client_proxy(attesting, at=0, on_ready=addresses.put))
     thread = threading.Thread(target=lambda: _run(loop, serving))
     thread.start()

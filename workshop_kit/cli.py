@@ -6,7 +6,6 @@ failed, 2 bad arguments.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import sys
@@ -214,6 +213,7 @@ def connect(
 ) -> None:
     """Attest an enclave, then offer it as plain HTTP on localhost, until Ctrl-C."""
     from workshop_kit.edges.connecting import run_client_proxy
+    from workshop_kit.edges.loops import run as run_loop
     from workshop_kit.edges.sessions import Attesting
 
     pcrs = {0: pcr0, 1: pcr1, 2: pcr2, 16: pcr16}
@@ -233,7 +233,7 @@ def connect(
 
     attesting = Attesting(endpoint=endpoint, key=key, policy=policy, profile=profile, on_result=report)
     arguments.end_on_sigterm()
-    asyncio.run(run_client_proxy(attesting, at=lsocket or lport, on_ready=ready))
+    run_loop(run_client_proxy(attesting, at=lsocket or lport, on_ready=ready))
 
 
 @app.command()

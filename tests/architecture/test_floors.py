@@ -25,7 +25,9 @@ FLOORS = tuple(
     for floor in (
         "errors",
         "files evidence evidence.* service service.manifest service.*yaml* service.wording service.rules channel"
-        " channel.framing",
+        " channel.framing models models.terms models.attacker models.search models.handshake models.seed models.modern"
+        " models.parties models.properties models.words models.story models.variants models.examine models.proverif"
+        " models.proverif_models",
         "verifier verifier.* service.access service.egress service.addresses service.routes service.advice simulator"
         " simulator.pki simulator.register simulator.issuing simulator.image simulator.nsm simulator.comparison"
         " simulator.container simulator.names simulator.messages",
@@ -39,8 +41,8 @@ FLOORS = tuple(
         " simulator.supervisor simulator.interpreter simulator.loader simulator.shared_pki simulator.reading"
         " simulator.way_out simulator.infrastructure simulator.measured simulator.watchdog"
         " simulator.folders simulator.report"
-        " shipped",
-        "notebook notebook.* arguments inspection",
+        " shipped models.recording",
+        "notebook notebook.* arguments inspection models.__main__",
         "cli demo tasks __main__",
     )
 )
@@ -61,6 +63,10 @@ APART = {
     "edges.client_proxy": ("simulator", "service"),
     "edges.connecting": ("simulator", "service"),
     "edges.connection": ("simulator", "service"),
+    "edges.http_call": ("simulator", "service"),
+    "edges.http_connection": ("simulator", "service"),
+    "edges.http_reader": ("simulator", "service"),
+    "edges.http_server": ("simulator", "service"),
     "edges.door": ("simulator", "service"),
     "edges.sessions": ("simulator", "service"),
     "edges.stream": ("simulator", "service"),
@@ -188,6 +194,14 @@ def test_only_the_command_knows_the_notebook(name: str) -> None:
     if within(name, "notebook") or name in ("cli", "demo", "tasks"):
         return
     assert not [each for each in imports(name) if each.ours and within(each.module, "notebook")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_a_page_needs_the_models(name: str) -> None:
+    """What they show is of the protocol; code that leant on them would be shown nothing."""
+    if within(name, "models") or within(name, "notebook"):
+        return
+    assert not [each for each in imports(name) if each.ours and within(each.module, "models")]
 
 
 @pytest.mark.parametrize("name", NAMES)

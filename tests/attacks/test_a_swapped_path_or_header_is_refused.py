@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from operated import Operated, new_order, refusal
 
 from workshop_kit.channel.framing import Record, RequestHead, decode_request_record
-from workshop_kit.channel.session import Sealer
+from workshop_kit.channel.session import CLIENT_LIMITS, Direction, Sealer
 from workshop_kit.edges.client import request_head
 from workshop_kit.errors import LabError
 from workshop_kit.simulator.misbehaving import Change, SwapHeader, SwapPath, split_records
@@ -47,7 +46,7 @@ def test_another_amount_in_a_header_is_not_executed(enclave: Operated) -> None:
 def test_without_the_tag_the_swap_would_succeed(attack: Change, expected: RequestHead) -> None:
     """The same records, read without looking at the tag: AES-GCM is counter mode from block 2 on (NIST SP 800-38D)."""
     key = bytes(range(32))
-    sent = Sealer(AESGCM(key), 7).seal(Record(KNOWN, b"a body", end=True))
+    sent = Sealer(Direction(key, CLIENT_LIMITS.segment), 7).seal(Record(KNOWN, b"a body", end=True))
     (changed,) = split_records(attack.change(sent))
     counter = (7).to_bytes(4, "big") + bytes(8) + (2).to_bytes(4, "big")
     careless = Cipher(algorithms.AES256(key), modes.CTR(counter)).decryptor()

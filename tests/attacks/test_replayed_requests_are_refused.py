@@ -31,7 +31,8 @@ class Together(Attack):
         self.answers: list[bytes] = []
 
     async def exchange(self, request: Request, ask: Ask) -> Response:
-        head = f"POST {request.path} HTTP/1.1\r\ncontent-length: {len(request.body)}\r\nconnection: close\r\n\r\n"
+        fields = f"host: enclave\r\ncontent-length: {len(request.body)}\r\nconnection: close"
+        head = f"POST {request.path} HTTP/1.1\r\n{fields}\r\n\r\n"
         copies = [await asyncio.open_unix_connection(str(self._enclave)) for _ in range(2)]
         for _, writer in copies:
             writer.write(head.encode() + request.body[:-1])

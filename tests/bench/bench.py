@@ -12,12 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
-<<<<<<< HEAD
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, padding, x25519
-from enclave import rows as enclave_rows
-=======
-from cryptography.hazmat.primitives.asymmetric import ec, padding
->>>>>>> bench
 from interleave import Case, interleave, ratio
 from programs import ProgramError
 from table import HEADING, Row, note, progress
@@ -142,20 +137,9 @@ def verifier_rows() -> Iterator[Row]:
         )
     cases = {name: case for name, (case, _, _) in pairs.items()} | {base: case for _, base, case in pairs.values()}
     seconds = interleave(cases)
-<<<<<<< HEAD
-    rows = [(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items()]
-    rows.append(("import of the verifier", "cbor2 and cryptography.x509", import_ratio()))
-    rows += enclave_rows()
-    print(f"{'what':<30} {'over':<34} ratio")
-    for name, base, value in rows:
-        print(f"{name:<30} {base:<34} {value:.2f}")
-    print("ratios of tenth percentiles, one interleaved run, both sides in one process but for imports")
-    print(f"appraised: {what}")
-=======
     yield from (Row(name, base, ratio(seconds, name, base)) for name, (_, base, _) in pairs.items())
     yield Row("import of the verifier", "cbor2 and cryptography.x509", import_ratio())
     note(f"appraised: {what}")
->>>>>>> bench
 
 
 def import_ratio(*, rounds: int = 15) -> float:

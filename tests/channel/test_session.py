@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pair import ANSWER, ASK, byte_by_byte, drop, flip, keys, sessions
+from pair import ANSWER, ASK, byte_by_byte, drop, flip, keys, sessions, watch_nonces
 
 from workshop_kit.channel.framing import MAX_PLAINTEXT, Record, RequestHead, encode_record
 from workshop_kit.channel.session import (
@@ -80,20 +80,7 @@ def test_a_record_is_aes_256_gcm_under_its_directions_key_with_stream_and_index_
 
 def test_no_nonce_is_used_twice_under_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """AES-GCM gives up both secrecy and integrity where one repeats."""
-    used = []
-
-    class Watched:
-        def __init__(self, key: bytes) -> None:
-            self.key, self.cipher = key, AESGCM(key)
-
-        def encrypt(self, nonce: bytes, data: bytes, more: bytes | None) -> bytes:
-            used.append((self.key, nonce))
-            return self.cipher.encrypt(nonce, data, more)
-
-        def decrypt(self, nonce: bytes, data: bytes, more: bytes | None) -> bytes:
-            return self.cipher.decrypt(nonce, data, more)
-
-    monkeypatch.setattr("workshop_kit.channel.session.AESGCM", Watched)
+    used = watch_nonces(monkeypatch)
     client, enclave = sessions()
     for _ in range(5):
         asked = client.exchange()

@@ -559,12 +559,15 @@ def test_a_recorded_request_is_not_served_again(echo: Running) -> None:
         assert client.get("/calls").json() == [*before, "/calls"]
 
 
-def test_a_recorded_hello_gets_an_answer_that_only_its_user_can_use(echo: Running) -> None:
+def test_a_recorded_hello_is_not_answered_again(echo: Running) -> None:
+    """It would cost a signature; and the answer would be of use to nobody but its user."""
     with echo.client("Alice") as client:
         client.get("/status?200")
         sent = [seen.data for seen in echo.enclave.parent.seen if seen.towards == "the enclave"]
         recorded = next(data for data in reversed(sent) if data.startswith(b"POST /attested/hello"))
-        assert raw(echo, recorded).startswith(b"HTTP/1.1 200 ")
+        answer = raw(echo, recorded)
+        assert answer.startswith(b"HTTP/1.1 409 ")
+        assert b"accepted before" in answer
         assert client.get("/status?200").status_code == 200  # and Alice's session is what it was
 
 

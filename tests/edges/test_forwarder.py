@@ -151,6 +151,7 @@ def scope_of(method: str = "GET", target: bytes = b"/", headers: Headers = ()) -
         "path": "/not/what/was/written",
         "raw_path": raw_path,
         "query_string": query,
+        "target": target,
         "headers": list(headers),
     }
 
@@ -178,6 +179,7 @@ REQUESTS: dict[str, tuple[Message, tuple[bytes, ...], bytes]] = {
         (b"",),
         b"PUT /a%2Fb/%C3%a4?x=%20+&&y=/? HTTP/1.1\r\nHOST" + END,
     ),
+    "an empty query": (scope_of(target=b"/?"), (b"",), b"GET /? HTTP/1.1\r\nHOST" + END),
     "a length that the client gave": (
         scope_of("POST", headers=((b"content-length", b"4"), (b"x-a", b"1"))),
         (b"bo", b"", b"dy"),

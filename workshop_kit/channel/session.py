@@ -9,15 +9,21 @@ counts up and the enclave accepts once. On the wire a message is a sequence of r
 with the nonce `stream (4 bytes) || index (8 bytes)`, index counting the records of that message from 0. So a record
 that is repeated, moved, reflected or sent into another exchange does not open, and a message without its last record is
 known to be cut.
+
+No key serves for ever: within a message the key changes after each 2^20 records, and a session ends, for its client by
+a new handshake, before its numbers do or AES-GCM's bounds come near.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from workshop_kit.channel.framing import (
     MAX_PLAINTEXT,
@@ -32,6 +38,26 @@ MAX_STREAM = 2**32 - 1
 TAG_SIZE = 16
 LENGTH_SIZE = 4
 _MAX_SEALED = MAX_PLAINTEXT + TAG_SIZE
+_SEGMENT_LABEL = b"enclave workshop, attested channel, message key"
+
+
+class Limits(NamedTuple):
+    """How far keys and sessions go.
+
+    Attributes:
+        segment: records of one message under one key; both ends must have the same.
+        volume: bytes sealed and opened in a session, then it takes no further exchange.
+        exchanges: as many as a client makes in it; each has a number of 32 bits, and a few are kept back.
+    """
+
+    segment: int = 2**20
+    volume: int = 2**38
+    exchanges: int = 2**32 - 1024
+
+
+CLIENT_LIMITS = Limits()
+ENCLAVE_LIMITS = Limits(volume=2**39)
+"""Twice the client's: an enclave counts what its client never received too, and an honest client is never refused."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +72,53 @@ class SessionKeys:
         return f"SessionKeys(session_id={self.session_id.hex()})"  # keys stay out of logs and tracebacks
 
 
-class Sealer:
-    """One direction of one exchange: seals its records in order."""
+class Direction:
+    """One direction of a session: its key, and how many bytes have passed.
 
-    def __init__(self, cipher: AESGCM, stream: int) -> None:
-        self._cipher = cipher
+    Attributes:
+        cipher: of the first segment of every message.
+        segment: records under one key.
+        volume: bytes of sealed records. Threads may share a session, and a sum that misses one of theirs does no harm.
+    """
+
+    __slots__ = ("_key", "cipher", "segment", "volume")
+
+    def __init__(self, key: bytes, segment: int) -> None:
+        self._key = key
+        self.cipher = AESGCM(key)
+        self.segment = segment
+        self.volume = 0
+
+    def later_cipher(self, stream: bytes, segment: int) -> AESGCM:
+        """Of segment 1 or later of a message."""
+        info = _SEGMENT_LABEL + stream + segment.to_bytes(8, "big")
+        return AESGCM(HKDFExpand(hashes.SHA256(), 32, info).derive(self._key))
+
+
+class _Message:
+    """Where a message stands: under which key and which nonce its next record is sealed."""
+
+    def __init__(self, direction: Direction, stream: int) -> None:
+        self._direction = direction
+        self._cipher = direction.cipher
         self._stream = stream.to_bytes(4, "big")
         self._index = 0
+        self._segment_ends = direction.segment
+
+    def _nonce(self) -> bytes:
+        """The next record's. Where a segment has ended, the cipher is the next one's from here on."""
+        if self._index == self._segment_ends:
+            segment = self._index // self._direction.segment
+            self._cipher = self._direction.later_cipher(self._stream, segment)
+            self._segment_ends += self._direction.segment
+        return self._stream + self._index.to_bytes(8, "big")
+
+
+class Sealer(_Message):
+    """One direction of one exchange: seals its records in order."""
+
+    def __init__(self, direction: Direction, stream: int) -> None:
+        super().__init__(direction, stream)
         self._ended = False
 
     def seal(self, record: Record) -> bytes:
@@ -65,52 +131,66 @@ class Sealer:
             raise LocalProtocolError("expected no record after the last of a message")
         if (record.head is not None) != (self._index == 0):
             raise LocalProtocolError("expected the head in a message's first record, and there only")
-        nonce = self._stream + self._index.to_bytes(8, "big")
+        nonce = self._nonce()
         sealed = self._cipher.encrypt(nonce, encode_record(record), None)
+        self._direction.volume += len(sealed)
         self._index += 1
         self._ended = record.end
         return len(sealed).to_bytes(LENGTH_SIZE, "big") + sealed
 
 
-class Opener:
+class Opener(_Message):
     """One direction of one exchange: opens records as their bytes arrive."""
 
     def __init__(
         self,
-        cipher: AESGCM,
+        direction: Direction,
         stream: int,
         decode: Callable[[bytes], Record],
         on_first: Callable[[], None] = lambda: None,
     ) -> None:
-        self._cipher = cipher
-        self._stream = stream.to_bytes(4, "big")
+        super().__init__(direction, stream)
         self._decode = decode
         self._on_first = on_first
-        self._index = 0
         self._buffer = bytearray()
+        self._given_up = False
         self.ended = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a record has opened."""
+        return self._index > 0
 
     def receive(self, data: bytes) -> Iterator[Record]:
         """The records that `data` completes, in order.
 
         Raises:
-            RemoteProtocolError: a record does not open, or comes where none may.
+            RemoteProtocolError: a record does not open, or comes where none may; then no other of this message opens.
         """
+        if self._given_up:
+            raise RemoteProtocolError("expected nothing more of a message of which a record did not open, got more")
+        self._given_up = True  # unless all of this opens: else a caller that goes on would not see what was put in
         self._buffer += data
-        while len(self._buffer) >= LENGTH_SIZE:
-            length = int.from_bytes(self._buffer[:LENGTH_SIZE], "big")
-            if not TAG_SIZE < length <= _MAX_SEALED:
-                raise RemoteProtocolError(f"expected a record of {TAG_SIZE + 1} to {_MAX_SEALED} bytes, got {length}")
-            if len(self._buffer) < LENGTH_SIZE + length:
-                return
-            sealed = bytes(self._buffer[LENGTH_SIZE : LENGTH_SIZE + length])
-            del self._buffer[: LENGTH_SIZE + length]
+        while (sealed := self._whole_record()) is not None:
             yield self._open(sealed)
+        self._given_up = False
+
+    def _whole_record(self) -> bytes | None:
+        if len(self._buffer) < LENGTH_SIZE:
+            return None
+        length = int.from_bytes(self._buffer[:LENGTH_SIZE], "big")
+        if not TAG_SIZE < length <= _MAX_SEALED:
+            raise RemoteProtocolError(f"expected a record of {TAG_SIZE + 1} to {_MAX_SEALED} bytes, got {length}")
+        if len(self._buffer) < LENGTH_SIZE + length:
+            return None
+        sealed = bytes(self._buffer[LENGTH_SIZE : LENGTH_SIZE + length])
+        del self._buffer[: LENGTH_SIZE + length]
+        return sealed
 
     def _open(self, sealed: bytes) -> Record:
         if self.ended:
             raise RemoteProtocolError("expected no record after the last of a message, got one")
-        nonce = self._stream + self._index.to_bytes(8, "big")
+        nonce = self._nonce()
         try:
             record = self._decode(self._cipher.decrypt(nonce, sealed, None))
         except InvalidTag:
@@ -121,6 +201,7 @@ class Opener:
             raise RemoteProtocolError("expected the head in a message's first record, and there only")
         if self._index == 0:
             self._on_first()
+        self._direction.volume += len(sealed)
         self._index += 1
         self.ended = record.end
         return record
@@ -144,18 +225,32 @@ class Exchange:
     opener: Opener
 
 
-class ClientSession:
+class _Session:
+    """What both ends have: a public name, and a direction each way."""
+
+    def __init__(self, session_id: bytes, sealing: bytes, opening: bytes, limits: Limits) -> None:
+        self.session_id = session_id
+        self._limits = limits
+        self._sealing = Direction(sealing, limits.segment)
+        self._opening = Direction(opening, limits.segment)
+
+    @property
+    def _full(self) -> bool:
+        """Whether its keys have had their share of bytes."""
+        return self._sealing.volume + self._opening.volume >= self._limits.volume
+
+
+class ClientSession(_Session):
     """The client's end: opens exchanges."""
 
-    def __init__(self, keys: SessionKeys) -> None:
-        self.session_id = keys.session_id
-        self._seal, self._open = AESGCM(keys.client_to_enclave), AESGCM(keys.enclave_to_client)
+    def __init__(self, keys: SessionKeys, *, limits: Limits = CLIENT_LIMITS) -> None:
+        super().__init__(keys.session_id, keys.client_to_enclave, keys.enclave_to_client, limits)
         self._next = 0
 
     @property
     def exhausted(self) -> bool:
-        """Whether it has no number left."""
-        return self._next > MAX_STREAM
+        """Whether the next exchange belongs in a new session: numbers run out, or the keys have had their share."""
+        return self._next >= self._limits.exchanges or self._full
 
     def exchange(self) -> Exchange:
         """A new exchange, with a number that no other of this session has.
@@ -167,26 +262,28 @@ class ClientSession:
         if stream > MAX_STREAM:
             raise LocalProtocolError("expected at most 2^32 exchanges in a session; make a new handshake")
         self._next += 1
-        return Exchange(stream, Sealer(self._seal, stream), Opener(self._open, stream, decode_response_record))
+        return Exchange(stream, Sealer(self._sealing, stream), Opener(self._opening, stream, decode_response_record))
 
 
-class EnclaveSession:
+class EnclaveSession(_Session):
     """The enclave's end: accepts each exchange once."""
 
-    def __init__(self, keys: SessionKeys) -> None:
-        self.session_id = keys.session_id
-        self._open, self._seal = AESGCM(keys.client_to_enclave), AESGCM(keys.enclave_to_client)
+    def __init__(self, keys: SessionKeys, *, limits: Limits = ENCLAVE_LIMITS) -> None:
+        super().__init__(keys.session_id, keys.enclave_to_client, keys.client_to_enclave, limits)
         self._accepted = ReplayWindow()
 
     def accept(self, stream: int) -> Exchange:
         """The exchange with the client's number `stream`.
 
         The number counts as used once the first record has opened under it: who only guesses numbers uses up none.
-        Opening that record raises RemoteProtocolError where the number is used, and so does this method.
+        Opening that record raises RemoteProtocolError where the number is used, and so does this method; it also does
+        where the session's keys have had their share.
         """
+        if self._full:
+            raise RemoteProtocolError("expected an exchange of a new session, got one of a session that is used up")
         self._accepted.check(stream)
-        opener = Opener(self._open, stream, decode_request_record, lambda: self._accepted.accept(stream))
-        return Exchange(stream, Sealer(self._seal, stream), opener)
+        opener = Opener(self._opening, stream, decode_request_record, lambda: self._accepted.accept(stream))
+        return Exchange(stream, Sealer(self._sealing, stream), opener)
 
 
 class ReplayWindow:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 
 import httpx
@@ -20,11 +20,10 @@ from workshop_kit.channel.client_handshake import UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
 from workshop_kit.channel.handshake import Profile
 from workshop_kit.edges.client import has_body, request_head
-from workshop_kit.edges.connection import TimeOuts
-from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue
-from workshop_kit.edges.sessions import Attesting, Sessions, utc_now
+from workshop_kit.edges.connection import TimeOuts, broken, not_taken, silent
+from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, fits_a_record
+from workshop_kit.edges.sessions import Attesting, Idle, Sessions, utc_now
 from workshop_kit.edges.stream import Stream
-from workshop_kit.errors import RemoteProtocolError
 from workshop_kit.verifier import AnyPolicy, AppraisalResult
 
 
@@ -33,27 +32,25 @@ class AttestedSession:
 
     def __init__(self, attesting: Attesting) -> None:
         self._sessions = Sessions(attesting)
+        self._idle: Idle[Stream] = Idle(self._sessions)
         self._turn = asyncio.Lock()
-        self._idle: list[Stream] = []
-        self._busy = 0
 
     async def connect(self) -> AppraisalResult:
         """Make a handshake now, and a new session of it; raises as `client.AttestedTransport.connect`."""
         time_outs = TimeOuts()
         stream = await self._stream(time_outs)
         with _closed_on_error(stream):
-            return await self._handshake(stream, time_outs)
-
-    async def _handshake(self, stream: Stream, time_outs: TimeOuts) -> AppraisalResult:
-        """Leaves the connection idle, for whoever takes it next."""
-        dialogue = self._sessions.handshake()
-        with _in_httpx_words():
-            await stream.send(dialogue.request(), time_outs.write)
-            while (result := dialogue.receive(await stream.receive(time_outs.read))) is None:
-                pass
-        self._sessions.establish(dialogue, result)
-        self._release(stream, dialogue.reusable)
+            dialogue, result = await self._handshake(stream, time_outs)
+        self._idle.put(stream, dialogue.session(), reusable=dialogue.reusable)
         return result
+
+    async def _handshake(self, stream: Stream, time_outs: TimeOuts) -> tuple[HandshakeDialogue, AppraisalResult]:
+        dialogue = self._sessions.handshake()
+        await _send(stream, dialogue.request(), time_outs)
+        while (result := dialogue.receive(await _receive(stream, time_outs))) is None:
+            pass
+        self._sessions.establish(dialogue, result)
+        return dialogue, result
 
     async def exchange(
         self, head: RequestHead, body: AsyncIterator[bytes] | None, time_outs: TimeOuts
@@ -62,57 +59,51 @@ class AttestedSession:
 
         The caller closes the response, whatever becomes of it.
         """
+        first = await anext(body, b"") if body is not None and fits_a_record(head) else b""
         stream, dialogue = await self._begin(head, time_outs)
-        self._busy += 1
         response = AsyncResponse(self, stream, dialogue, time_outs)
         try:
-            await response.begin(body)
-        except BaseException as error:
+            await response.begin(first, body)
+        except BaseException:
             response.close()
-            if isinstance(error, (RemoteProtocolError, httpx.NetworkError)):
-                self._sessions.forget()
             raise
         return response
 
     async def _begin(self, head: RequestHead, time_outs: TimeOuts) -> tuple[Stream, ExchangeDialogue]:
         """A connection, and a place in a session that was alive a moment ago."""
-        while True:
-            stream = await self._stream(time_outs)
-            if (dialogue := self._sessions.exchange(head)) is not None:
-                return stream, dialogue
-            async with self._turn:
-                with _closed_on_error(stream):
-                    if (dialogue := self._sessions.exchange(head)) is not None:
-                        return stream, dialogue
-                    await self._handshake(stream, time_outs)
+        stream = await self._stream(time_outs)
+        if (dialogue := self._sessions.exchange(head)) is not None:
+            return stream, dialogue
+        with _closed_on_error(stream):
+            async with self._in_turn(time_outs):
+                if (dialogue := self._sessions.exchange(head)) is not None:
+                    return stream, dialogue
+                handshake, _ = await self._handshake(stream, time_outs)
+            if not (handshake.reusable and stream.quiet):
+                stream.close()
+                stream = await _dial(self._sessions.endpoint, time_outs)
+            return stream, self._sessions.exchange_in(handshake.session(), head)
+
+    @asynccontextmanager
+    async def _in_turn(self, time_outs: TimeOuts) -> AsyncIterator[None]:
+        """One task at a time makes the handshake, for all that wait."""
+        try:
+            async with asyncio.timeout(time_outs.connect):
+                await self._turn.acquire()
+        except TimeoutError:
+            words = f"expected the handshake of another request within {time_outs.connect:g} s"
+            raise httpx.ConnectTimeout(words) from None
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def _stream(self, time_outs: TimeOuts) -> Stream:
-        closed = False
-        while self._idle:
-            stream = self._idle.pop()
-            if stream.quiet:
-                return stream
-            stream.close()
-            closed = True
-        if closed and not self._busy:
-            # The enclave may have ended. A request into its session would be lost, or done without an answer.
-            self._sessions.forget()
-        return await _dial(self._sessions.endpoint, time_outs)
-
-    def _release(self, stream: Stream, reusable: bool) -> None:
-        if reusable:
-            self._idle.append(stream)
-        else:
-            stream.close()
-
-    def _done(self, stream: Stream, reusable: bool) -> None:
-        self._busy -= 1
-        self._release(stream, reusable)
+        return self._idle.take() or await _dial(self._sessions.endpoint, time_outs)
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
-        self._sessions.forget()
+        self._idle.close()
+        self._sessions.close()
 
 
 class AsyncResponse:
@@ -135,60 +126,48 @@ class AsyncResponse:
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def begin(self, body: AsyncIterator[bytes] | None) -> None:
+    async def begin(self, first: bytes, body: AsyncIterator[bytes] | None) -> None:
         """Send the request, and wait for the response's head; the rest of a body is sent while the response is read."""
-        if body is None:
-            await self._send(self._dialogue.whole())
-        else:
-            first = await anext(body, b"") if self._dialogue.fits_a_record else b""
-            if self._dialogue.is_whole(first):
-                await self._send(self._dialogue.whole(first))
+        with self._session._sessions.under_way(self._dialogue):
+            if body is None or self._dialogue.is_whole(first):
+                await _send(self._stream, self._dialogue.whole(first), self._time_outs)
             else:
-                await self._send(self._dialogue.start())
                 self._sending = asyncio.get_running_loop().create_task(self._send_body(first, body))
-        await self._receive()
+                self._sending.add_done_callback(_take_note)
+            await self._receive()
         head = self._records[0].head
         assert isinstance(head, ResponseHead)  # an Opener gives the head first
         self.head = head
 
     async def _send_body(self, first: bytes, body: AsyncIterator[bytes]) -> None:
         try:
-            for sealed in self._dialogue.pieces(first):
-                await self._send(sealed)
-            async for piece in body:
-                for sealed in self._dialogue.pieces(piece):
-                    await self._send(sealed)
-            await self._send(self._dialogue.finish())
+            async for sealed in _sealed(self._dialogue, first, body):
+                await _send(self._stream, sealed, self._time_outs)
         except httpx.TransportError:
-            pass  # the other end takes no more, and may have said why: whoever receives finds out
+            raise  # the other end takes no more, and may have said why: that is still read
         except BaseException:
             self._stream.close()  # a request without its end is known to be cut; nobody waits for its answer
             raise
-
-    async def _send(self, data: bytes) -> None:
-        with _in_httpx_words():
-            await self._stream.send(data, self._time_outs.write)
 
     async def _receive(self) -> None:
         """The next records, or the end of the carrier's response behind the last."""
         self._records = []
         while not (self._records or self._dialogue.ended):
             try:
-                with _in_httpx_words():
-                    data = await self._stream.receive(self._time_outs.read)
+                data = await _receive(self._stream, self._time_outs)
             except httpx.TransportError:
                 self._raise_why_sending_failed()
                 raise
             self._records = self._dialogue.receive(data)
 
+    def _raise_why_sending_failed(self) -> None:
+        if self._sending is not None and self._sending.done() and not self._sending.cancelled():
+            self._sending.result()
+
     @property
     def whole(self) -> bytes | None:
         """The body, where all of it came with the head."""
         return b"".join(record.data for record in self._records) if self._dialogue.ended else None
-
-    def _raise_why_sending_failed(self) -> None:
-        if self._sending is not None and self._sending.done() and not self._sending.cancelled():
-            self._sending.result()
 
     async def body(self) -> AsyncIterator[bytes]:
         while True:
@@ -197,16 +176,32 @@ class AsyncResponse:
                     yield record.data
             if self._dialogue.ended:
                 return
-            await self._receive()
+            with self._session._sessions.under_way(self._dialogue):
+                await self._receive()
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        sent = self._sending is None or self._sending.done()
-        if self._sending is not None and not sent:
+        if self._sending is not None and not self._dialogue.asked:
             self._sending.cancel()
-        self._session._done(self._stream, sent and self._dialogue.reusable)
+        self._session._idle.put(self._stream, self._dialogue.session, reusable=self._dialogue.reusable)
+
+
+def _take_note(sending: asyncio.Task[None]) -> None:
+    """Else asyncio would log what nobody is left to be told: an answer may be whole before the request is."""
+    if not sending.cancelled():
+        sending.exception()
+
+
+async def _sealed(dialogue: ExchangeDialogue, first: bytes, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield dialogue.start()
+    for sealed in dialogue.pieces(first):
+        yield sealed
+    async for piece in body:
+        for sealed in dialogue.pieces(piece):
+            yield sealed
+    yield dialogue.finish()
 
 
 class AsyncAttestedTransport(httpx.AsyncBaseTransport):
@@ -275,14 +270,22 @@ async def _dial(endpoint: Endpoint, time_outs: TimeOuts) -> Stream:
     return stream
 
 
-@contextmanager
-def _in_httpx_words() -> Iterator[None]:
+async def _send(stream: Stream, data: bytes, time_outs: TimeOuts) -> None:
     try:
-        yield
-    except TimeoutError as error:
-        raise httpx.ReadTimeout(f"no answer from the enclave in time: {error}") from None
+        await stream.send(data, time_outs.write)
+    except TimeoutError:
+        raise httpx.WriteTimeout(not_taken(time_outs.write)) from None
     except OSError as error:
-        raise httpx.ReadError(f"the connection to the enclave broke ({error})") from None
+        raise httpx.WriteError(broken(error)) from None
+
+
+async def _receive(stream: Stream, time_outs: TimeOuts) -> bytes:
+    try:
+        return await stream.receive(time_outs.read)
+    except TimeoutError:
+        raise httpx.ReadTimeout(silent(time_outs.read)) from None
+    except OSError as error:
+        raise httpx.ReadError(broken(error)) from None
 
 
 @contextmanager

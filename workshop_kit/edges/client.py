@@ -10,10 +10,10 @@ policy affirmed. Explained in notebook 10.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import httpx
@@ -22,10 +22,9 @@ from workshop_kit.channel.client_handshake import UserKey
 from workshop_kit.channel.framing import Record, RequestHead, ResponseHead
 from workshop_kit.channel.handshake import Profile
 from workshop_kit.edges.connection import Connection, TimeOuts
-from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue
+from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, fits_a_record
 from workshop_kit.edges.message import end_to_end
-from workshop_kit.edges.sessions import Attesting, Sessions, utc_now
-from workshop_kit.errors import RemoteProtocolError
+from workshop_kit.edges.sessions import Attesting, Idle, Sessions, utc_now
 from workshop_kit.verifier import AnyPolicy, AppraisalResult
 
 
@@ -63,9 +62,8 @@ class AttestedTransport(httpx.BaseTransport):
                 random=random,
             )
         )
+        self._idle: Idle[Connection] = Idle(self._sessions)
         self._turn = threading.Lock()
-        self._idle: list[Connection] = []
-        self._busy = 0
 
     def connect(self) -> AppraisalResult:
         """Make a handshake now, and a new session of it.
@@ -78,74 +76,63 @@ class AttestedTransport(httpx.BaseTransport):
         """
         connection = self._connection(TimeOuts())
         with connection.closed_on_error():
-            return self._handshake(connection)
+            dialogue, result = self._handshake(connection)
+        self._idle.put(connection, dialogue.session(), reusable=dialogue.reusable)
+        return result
 
-    def _handshake(self, connection: Connection) -> AppraisalResult:
-        """Leaves the connection idle, for whoever takes it next."""
+    def _handshake(self, connection: Connection) -> tuple[HandshakeDialogue, AppraisalResult]:
         dialogue = self._sessions.handshake()
         connection.feed([dialogue.request()])
         while (result := dialogue.receive(connection.receive())) is None:
             pass
         self._sessions.establish(dialogue, result)
-        self._release(connection, dialogue.reusable)
-        return result
+        return dialogue, result
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        connection, dialogue = self._begin(request_head(request), TimeOuts.of(request))
-        self._busy += 1
-        try:
-            with connection.closed_on_error():
-                records = _ask(connection, dialogue, request)
-        except BaseException as error:
-            self._busy -= 1
-            if isinstance(error, (RemoteProtocolError, httpx.NetworkError)):
-                self._sessions.forget()
-            raise
+        head, body = request_head(request), _body(request)
+        first = next(body, b"") if body is not None and fits_a_record(head) else b""
+        connection, dialogue = self._begin(head, TimeOuts.of(request))
+        with connection.closed_on_error(), self._sessions.under_way(dialogue):
+            # What is left of the request is sent while the response is read.
+            connection.feed([dialogue.whole()] if body is None else _sealed(dialogue, first, body))
+            while not (records := dialogue.receive(connection.receive())):
+                pass
         response = records[0].head
         assert isinstance(response, ResponseHead)  # an Opener gives the head first
-        body = _Body(self, connection, dialogue, records)
-        return httpx.Response(response.status, headers=list(response.headers), stream=body)
+        stream = _Body(self, connection, dialogue, records)
+        return httpx.Response(response.status, headers=list(response.headers), stream=stream)
 
     def _begin(self, head: RequestHead, time_outs: TimeOuts) -> tuple[Connection, ExchangeDialogue]:
         """A connection, and a place in a session that was alive a moment ago."""
-        while True:
-            connection = self._connection(time_outs)
-            with self._turn, connection.closed_on_error():
-                dialogue = self._sessions.exchange(head)
-                if dialogue is not None:
-                    return connection, dialogue
-                self._handshake(connection)
+        connection = self._connection(time_outs)
+        with connection.closed_on_error(), self._in_turn(time_outs):
+            if (dialogue := self._sessions.exchange(head)) is not None:
+                return connection, dialogue
+            handshake, _ = self._handshake(connection)
+            if not (handshake.reusable and connection.quiet):
+                connection.close()
+                connection = Connection(self._sessions.endpoint, time_outs)
+            return connection, self._sessions.exchange_in(handshake.session(), head)
+
+    @contextmanager
+    def _in_turn(self, time_outs: TimeOuts) -> Iterator[None]:
+        """One thread at a time takes a number, or makes the handshake for all that wait."""
+        if not self._turn.acquire(timeout=-1 if time_outs.connect is None else time_outs.connect):
+            raise httpx.ConnectTimeout(f"expected the handshake of another request within {time_outs.connect:g} s")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _connection(self, time_outs: TimeOuts) -> Connection:
-        closed = False
-        with contextlib.suppress(IndexError):  # not "while self._idle": another thread may take the last one
-            while True:
-                connection = self._idle.pop()
-                if connection.quiet():
-                    connection.time_outs = time_outs
-                    return connection
-                connection.close()
-                closed = True
-        if closed and not self._busy:
-            # The enclave may have ended. A request into its session would be lost, or done without an answer.
-            self._sessions.forget()
-        return Connection(self._sessions.endpoint, time_outs)
-
-    def _release(self, connection: Connection, reusable: bool) -> None:
-        if reusable:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def _done(self, connection: Connection, reusable: bool) -> None:
-        self._busy -= 1
-        self._release(connection, reusable)
+        if (connection := self._idle.take()) is None:
+            return Connection(self._sessions.endpoint, time_outs)
+        connection.time_outs = time_outs
+        return connection
 
     def close(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self._idle.pop().close()
-        self._sessions.forget()
+        self._idle.close()
+        self._sessions.close()
 
 
 def request_head(request: httpx.Request) -> RequestHead:
@@ -158,20 +145,12 @@ def has_body(request: httpx.Request) -> bool:
     return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 
-def _ask(connection: Connection, dialogue: ExchangeDialogue, request: httpx.Request) -> list[Record]:
-    """Send, until the response begins; what is left of the request is sent while the response is read."""
-    if has_body(request):
-        assert isinstance(request.stream, httpx.SyncByteStream)
-        connection.feed(_sealed(dialogue, iter(request.stream)))
-    else:
-        connection.feed([dialogue.whole()])
-    while not (records := dialogue.receive(connection.receive())):
-        pass
-    return records
+def _body(request: httpx.Request) -> Iterator[bytes] | None:
+    assert isinstance(request.stream, httpx.SyncByteStream)
+    return iter(request.stream) if has_body(request) else None
 
 
-def _sealed(dialogue: ExchangeDialogue, body: Iterator[bytes]) -> Iterator[bytes]:
-    first = next(body, b"") if dialogue.fits_a_record else b""
+def _sealed(dialogue: ExchangeDialogue, first: bytes, body: Iterator[bytes]) -> Iterator[bytes]:
     if dialogue.is_whole(first):
         yield dialogue.whole(first)
         return
@@ -201,10 +180,11 @@ class _Body(httpx.SyncByteStream):
                     yield record.data
             if self._dialogue.ended:
                 return
-            with self._connection.closed_on_error():
+            with self._connection.closed_on_error(), self._transport._sessions.under_way(self._dialogue):
                 self._records = self._dialogue.receive(self._connection.receive())
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._transport._done(self._connection, self._dialogue.reusable and self._connection.sent)
+            reusable = self._dialogue.reusable and self._connection.sent
+            self._transport._idle.put(self._connection, self._dialogue.session, reusable=reusable)

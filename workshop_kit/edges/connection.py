@@ -35,6 +35,22 @@ class TimeOuts:
         return cls(*(given.get(name, SILENCE) for name in ("connect", "read", "write")))
 
 
+def broken(error: OSError) -> str:
+    return f"the connection to the enclave broke ({error})"
+
+
+def silent(seconds: float | None) -> str:
+    return f"expected an answer from the enclave{_within(seconds)}, got none"
+
+
+def not_taken(seconds: float | None) -> str:
+    return f"expected the enclave to take what is sent{_within(seconds)}, it takes nothing"
+
+
+def _within(seconds: float | None) -> str:
+    return "" if seconds is None else f" within {seconds:g} s"  # systems have time-outs of their own
+
+
 class Connection:
     """One connection to the endpoint.
 
@@ -68,8 +84,8 @@ class Connection:
 
     @property
     def sent(self) -> bool:
-        """Whether all that `feed` was given has gone."""
-        return self._pieces is None and self._broken is None
+        """Whether all that was taken of what `feed` was given has gone."""
+        return not self._rest and self._broken is None
 
     def receive(self) -> bytes:
         """What has come, b"" at the end.
@@ -111,9 +127,9 @@ class Connection:
         except _WOULD_WAIT:
             return None
         except OSError as error:
-            raise httpx.ReadError(f"the connection to the enclave broke ({error})") from None
+            raise httpx.ReadError(broken(error)) from None
         if not data and self._broken is not None:
-            raise httpx.WriteError(f"the connection to the enclave broke ({self._broken})")
+            raise httpx.WriteError(broken(self._broken))
         return data
 
     def _wait(self) -> None:
@@ -124,9 +140,10 @@ class Connection:
         poll.register(self._socket, select.POLLIN | (select.POLLOUT if sending else 0))
         if not poll.poll(None if seconds is None else seconds * 1000):
             if sending:
-                raise httpx.WriteTimeout(f"nothing was taken by the enclave within {seconds:g} s")
-            raise httpx.ReadTimeout(f"no answer from the enclave within {seconds:g} s")
+                raise httpx.WriteTimeout(not_taken(seconds))
+            raise httpx.ReadTimeout(silent(seconds))
 
+    @property
     def quiet(self) -> bool:
         """Whether it is idle and the other end has not closed: then there is nothing to read."""
         poll = select.poll()

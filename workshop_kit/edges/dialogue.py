@@ -93,12 +93,28 @@ class HandshakeDialogue:
         return self._response.reusable
 
 
+def fits_a_record(head: RequestHead) -> bool:
+    """Whether a body of this length fits one record: then it is waited for, and the request goes out in one piece.
+
+    Otherwise the head goes first: whoever has the body may want to see the answer begin before he gives it.
+    """
+    length = content_length(head.headers)
+    return length is not None and length <= MAX_DATA
+
+
 class ExchangeDialogue:
     """One request and its response. Send `whole()`, or `start()`, `pieces()` and `finish()`; give what comes to
-    `receive()`, also while there is more to send."""
+    `receive()`, also while there is more to send.
+
+    Attributes:
+        session: in which it is an exchange.
+        asked: all of the request has been given out.
+    """
 
     def __init__(self, session: ClientSession, head: RequestHead, endpoint: Endpoint) -> None:
         exchange = session.exchange()
+        self.session = session
+        self.asked = False
         self._length = content_length(head.headers)
         self._sealer = MessageSealer(exchange.sealer, head, length=self._length)
         self._opener = MessageOpener(exchange.opener, method=head.method)
@@ -110,6 +126,7 @@ class ExchangeDialogue:
     def whole(self, body: bytes = b"") -> bytes:
         """The request with all of its body, as one carrier request of known length."""
         records = self._sealer.seal(body, end=True)
+        self.asked = True
         return self._head(len(records)) + records
 
     @property
@@ -126,13 +143,22 @@ class ExchangeDialogue:
         return self._head(None) + carrier.chunk(self._sealer.seal(b""))
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """A piece of the body, in such as fit a record."""
+        """A piece of the body, in such as fit a record; the last of a known length also ends the carrier's request."""
         for at in range(0, len(data), MAX_DATA):
-            yield carrier.chunk(self._sealer.seal(data[at : at + MAX_DATA]))
+            self.asked = False  # a body that is too long: what raises here has not been given out
+            sealed = carrier.chunk(self._sealer.seal(data[at : at + MAX_DATA]))
+            self.asked = self._sealer.ended
+            yield sealed + carrier.chunk(b"") if self.asked else sealed
 
     def finish(self) -> bytes:
+        """The end, or b"" where it has gone with the last piece.
+
+        Raises:
+            LocalProtocolError: the body is shorter than announced.
+        """
         last = self._sealer.finish()
-        return (carrier.chunk(last) if last else b"") + carrier.chunk(b"")
+        self.asked = True
+        return carrier.chunk(last) + carrier.chunk(b"") if last else b""
 
     def _head(self, length: int | None) -> bytes:
         return carrier.request_head(self._path, self._endpoint.authority, carrier.RECORDS_TYPE, length)
@@ -161,14 +187,19 @@ class ExchangeDialogue:
         raise RemoteProtocolError(f"expected sealed records, got {words}")
 
     @property
+    def answered(self) -> bool:
+        """Whether the response has begun."""
+        return self._opener.begun
+
+    @property
     def ended(self) -> bool:
         """Whether the response is whole."""
         return self._opener.ended and self._response.complete
 
     @property
     def reusable(self) -> bool:
-        return self.ended and self._response.reusable
+        return self.asked and self.ended and self._response.reusable
 
 
 class SessionLostError(RemoteProtocolError):
-    """No session for this request. It may have been executed all the same: nobody vouches for the answer."""
+    """No such session, somebody says. Nobody vouches for that: the request may have been executed all the same."""

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from workshop_kit.channel.enclave_handshake import EnclaveHandshake
+from workshop_kit.channel.enclave_handshake import AttestationNeeded, EnclaveHandshake
 from workshop_kit.channel.framing import Headers, RequestHead
 from workshop_kit.channel.handshake import MAX_HELLO
-from workshop_kit.channel.session import EnclaveSession
 from workshop_kit.edges import carrier
+from workshop_kit.edges.admission import MAX_EXCHANGES, MAX_HELLOS, Hellos, OpenSessions
 from workshop_kit.edges.asgi import ASGI, AsgiApp, Scope
 from workshop_kit.edges.http_call import Call
 from workshop_kit.edges.nsm_device import NsmDevice, attest
@@ -28,19 +27,11 @@ from workshop_kit.edges.sealed_call import SealedRequest, SealedResponse
 from workshop_kit.errors import AccessDeniedError, NsmError, RemoteProtocolError, ServiceError
 from workshop_kit.service.rules import KnownUser, Rules, decide, forwarded_headers
 
-MAX_SESSIONS = 4096
-"""Sessions that an enclave keeps; the one unused for longest goes first."""
-
 FIRST_RECORD = 10.0
 """Seconds for a hello, or for the first record of a request: until then nobody is known to ask."""
 
 _TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
-
-
-@dataclass(frozen=True)
-class _Open:
-    session: EnclaveSession
-    user: KnownUser
+_BUSY: Headers = (*_TEXT, (b"retry-after", b"1"))
 
 
 class EnclaveProxy:
@@ -51,6 +42,7 @@ class EnclaveProxy:
         websocket: what requests for WebSocket go to; both bodies are that connection's bytes once it has answered 101.
         rules: whose keys are known, and who may call what.
         nsm: signs what a handshake asks for.
+        clock: seconds that only go forward, for the lifetimes of sessions.
 
     Attributes:
         state: what the app began with; each request is given a copy.
@@ -64,6 +56,7 @@ class EnclaveProxy:
         rules: Rules,
         nsm: NsmDevice,
         random: Callable[[int], bytes] = os.urandom,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._websocket = websocket
@@ -71,7 +64,8 @@ class EnclaveProxy:
         self._nsm = nsm
         self.state: dict[str, Any] = {}
         self._random = random
-        self._sessions: OrderedDict[bytes, _Open] = OrderedDict()
+        self._sessions = OpenSessions(clock)
+        self._hellos = Hellos()
 
     async def __call__(self, call: Call) -> None:
         path = call.target.decode("latin-1")
@@ -93,10 +87,7 @@ class EnclaveProxy:
             async with asyncio.timeout(FIRST_RECORD):
                 hello = await call.body(MAX_HELLO)
             needed = handshake.receive_hello(hello)
-            user = self._rules.users[needed.public_key]
-            document = await attest(
-                self._nsm, user_data=needed.user_data, nonce=needed.nonce, public_key=needed.public_key
-            )
+            document = await self._evidence(needed)
         except AccessDeniedError as error:
             return await _say(call, error.status, str(error))
         except TimeoutError:
@@ -106,17 +97,21 @@ class EnclaveProxy:
         except (NsmError, EOFError) as error:
             return await _say(call, 503, f"no evidence to be had: {error}")
         answer = handshake.provide_evidence(document)
-        self._keep(_Open(handshake.session(), user))
+        self._sessions.keep(handshake.session(), self._rules.users[needed.public_key])
         kind = carrier.ANSWER_TYPES[handshake.profile.value]
         return await call.answer(200, ((b"content-type", kind), (b"cache-control", b"no-store")), answer)
 
-    def _keep(self, opened: _Open) -> None:
-        self._sessions[opened.session.session_id] = opened
-        while len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+    async def _evidence(self, needed: AttestationNeeded) -> bytes:
+        if not self._hellos.is_new(needed.nonce, needed.public_key):
+            raise AccessDeniedError("expected a new hello, got one that was accepted before: make another", status=409)
+        with self._hellos.under_way(self._rules.users[needed.public_key]) as room:
+            if not room:
+                words = f"expected at most {MAX_HELLOS} hellos of a user at once, got more: try again in a second"
+                raise AccessDeniedError(words, status=503)
+            return await attest(self._nsm, user_data=needed.user_data, nonce=needed.nonce, public_key=needed.public_key)
 
     async def _exchange(self, call: Call, session_id: bytes, stream: int) -> None:
-        opened = self._sessions.get(session_id)
+        opened = self._sessions.find(session_id)
         if opened is None:
             return await _say(call, 404, "no such session")
         try:
@@ -128,12 +123,18 @@ class EnclaveProxy:
             return await _say(call, 408, f"expected a request's first record within {FIRST_RECORD:g} s, got none")
         except RemoteProtocolError as error:
             return await _say(call, 400, str(error))
-        self._sessions.move_to_end(session_id)
         response = SealedResponse(exchange, call, head.method)
-        try:
-            await self._serve(head, opened.user, request, response)
-        except RemoteProtocolError as error:
-            await response.abort(400, str(error))
+        # Counted from here on: before a record has opened, a stranger could use up the room.
+        with self._sessions.exchange(opened) as room:
+            if not room:
+                words = (
+                    f"expected at most {MAX_EXCHANGES} requests of a session at once, got more: this one was not begun"
+                )
+                return await response.whole(503, words)
+            try:
+                await self._serve(head, opened.user, request, response)
+            except RemoteProtocolError as error:
+                await response.abort(400, str(error))
         return None
 
     async def _serve(
@@ -164,6 +165,7 @@ class EnclaveProxy:
             "path": path,
             "raw_path": raw_path,
             "query_string": query,
+            "target": head.target,  # no key of ASGI's: there "/?" and "/" are one
             "root_path": "",
             "headers": forwarded_headers(head.headers, user),
             "client": None,
@@ -173,4 +175,4 @@ class EnclaveProxy:
 
 
 async def _say(call: Call, status: int, text: str) -> None:
-    await call.answer(status, _TEXT, (text + "\n").encode())
+    await call.answer(status, _BUSY if status == 503 else _TEXT, (text + "\n").encode())

@@ -168,9 +168,8 @@ class _Request:
     """Writes a request, piece by piece."""
 
     def __init__(self, scope: Scope) -> None:
-        query = scope["query_string"]
         self._method = scope["method"].encode()
-        self._target = scope["raw_path"] + (b"?" + query if query else b"")
+        self._target: bytes = scope["target"]
         self._headers = end_to_end(scope["headers"])
         self.upgrade = UPGRADE in scope["headers"]
         self._left = content_length(self._headers)

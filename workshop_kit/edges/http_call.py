@@ -13,7 +13,6 @@ from typing import Protocol
 
 from workshop_kit.channel.framing import Headers
 from workshop_kit.edges.message import has_no_body
-from workshop_kit.edges.stream import READ_AHEAD
 
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -50,6 +49,7 @@ class Call:
         complete: all of the request is here.
         status: of the response, once it has begun.
         answered: the response is whole.
+        waiting: bytes of its body that are here and were not received.
         keeps: another request may follow on this connection.
     """
 
@@ -64,12 +64,12 @@ class Call:
         self.complete = False
         self.status = 0
         self.answered = False
-        self._expects = names.get(b"expect", b"").lower() == b"100-continue"
+        self._expects = modern and names.get(b"expect", b"").lower() == b"100-continue"  # RFC 9110, 10.1.1
         self._connection = connection
         self._modern = modern  # HTTP/1.1 on the client's side too
         self.keeps = keeps
         self._pieces: deque[bytes] = deque()
-        self._waiting = 0
+        self.waiting = 0
         self._reader: asyncio.Future[None] | None = None
         self._chunked = False
         self.on_gone: Callable[[], None] = lambda: None
@@ -90,7 +90,7 @@ class Call:
             self._expects = False
             await self._change()
         piece = self._pieces.popleft()
-        self._waiting -= len(piece)
+        self.waiting -= len(piece)
         self._connection.balance()
         return piece
 
@@ -106,10 +106,10 @@ class Call:
         return body
 
     async def disconnected(self) -> None:
-        """Wait until the client has gone; what it still sends of its request is let go."""
-        while not self.gone:
+        """Wait until the client has gone, or has its answer; what it still sends of its request is let go."""
+        while not (self.gone or self.answered):
             self._pieces.clear()
-            self._waiting = 0
+            self.waiting = 0
             self._connection.balance()
             await self._change()
 
@@ -125,9 +125,8 @@ class Call:
         fields = tuple(headers)
         if not (has_no_body(self.method, status) or any(name == b"content-length" for name, _ in fields)):
             fields += ((b"content-length", b"%d" % len(body)),)
-        self.answered = True
         self._connection.write(self._head(status, fields) + self._framed(body))
-        await self._connection.answered(self)
+        await self._whole()
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
         """The head of a response, and the first piece of its body. Without a content-length it goes in chunks."""
@@ -145,9 +144,15 @@ class Call:
 
     async def end(self) -> None:
         """The end of a response that `start` began. One that is left without is known to be cut."""
-        self.answered = True
         if self._chunked and not has_no_body(self.method, self.status):
             self._connection.write(b"0\r\n\r\n")
+        await self._whole()
+
+    async def _whole(self) -> None:
+        self.answered = True
+        self._pieces.clear()  # nobody asks for them any more
+        self.waiting = 0
+        self.wake()
         await self._connection.answered(self)
 
     def _framed(self, body: bytes) -> bytes:
@@ -177,15 +182,23 @@ class Call:
 
     # Called by the connection.
     def take(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self._waiting += len(data)
+        if not self.answered:
+            self._pieces.append(data)
+            self.waiting += len(data)
+            self.wake()
+
+    def end_of_request(self) -> None:
+        self.complete = True
         self.wake()
+
+    def go(self) -> None:
+        """The client has gone; behind a 101 that is how its bytes end."""
+        if not self.gone:
+            self.gone = True
+            self.complete = self.complete or self.upgrade
+            self.wake()
+            self.on_gone()
 
     def wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the client should wait until more has been received here."""
-        return self._waiting > READ_AHEAD

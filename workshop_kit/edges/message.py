@@ -43,7 +43,7 @@ class MessageSealer:
         self._sealer = sealer
         self._head: Head | None = head
         self._left = length
-        self._ended = False
+        self.ended = False
 
     def seal(self, data: bytes, *, end: bool = False) -> bytes:
         """Records for a piece of the body, b"" included; with `end`, it is the last.
@@ -58,7 +58,7 @@ class MessageSealer:
 
     def finish(self) -> bytes:
         """The record that ends the message, or b"" where it has ended."""
-        return b"" if self._ended else self.seal(b"", end=True)
+        return b"" if self.ended else self.seal(b"", end=True)
 
     def _count(self, size: int, end: bool) -> None:
         if self._left is None:
@@ -69,7 +69,7 @@ class MessageSealer:
 
     def _record(self, data: bytes, end: bool) -> bytes:
         head, self._head = self._head, None
-        self._ended = end
+        self.ended = end
         return self._sealer.seal(Record(head, data, end))
 
 
@@ -81,6 +81,10 @@ class MessageOpener:
         self._opener = opener
         self._method = method
         self._left: int | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self._opener.begun
 
     @property
     def ended(self) -> bool:

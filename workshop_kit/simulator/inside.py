@@ -19,6 +19,7 @@ from workshop_kit.edges.asgi import AsgiApp, Lifespan, Receive, Scope, Send
 from workshop_kit.edges.egress_client import GATE
 from workshop_kit.edges.enclave_proxy import EnclaveProxy
 from workshop_kit.edges.http_server import HttpServer
+from workshop_kit.edges.loops import run
 from workshop_kit.edges.nsm_device import SocketNsmDevice, extend_and_lock
 from workshop_kit.errors import LabError, ServiceError, WorkshopKitError
 from workshop_kit.evidence.handed_in import HandedIn
@@ -82,7 +83,9 @@ class Inside:
             supervisor = self._supervisor(plan, environment)
         _look_for_garbage_again()
         proxy = EnclaveProxy(app, websocket=websocket, rules=rules, nsm=device)
-        asyncio.run(self._serve(app, proxy, socket.socket(fileno=vsock), supervisor, rules.port))
+        # A supervisor hears of its children's ends by a signal that uvloop keeps to itself.
+        run_it = run if supervisor is None else asyncio.run
+        run_it(self._serve(app, proxy, socket.socket(fileno=vsock), supervisor, rules.port))
 
     async def _serve(
         self,

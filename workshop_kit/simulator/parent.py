@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from workshop_kit.edges.egress_proxy import EgressProxy, Internet, RealInternet
+from workshop_kit.edges.loops import new_loop
 from workshop_kit.edges.serving import LOOPBACK, port_of
 from workshop_kit.edges.vsock import EGRESS_PORT, PARENT_CID, PROXY_PORT, VsockAddress, listen_for
 from workshop_kit.errors import LabError
@@ -65,7 +66,7 @@ class ParentInstance:
         self.egress: deque[EgressDecision] = deque(maxlen=_REMEMBERED_DECISIONS)
         self._egress_proxy = EgressProxy(internet or RealInternet(), on_decision=self.egress.append)
         self._serving: set[asyncio.Task[None]] = set()
-        self._loop = _new_loop()
+        self._loop = new_loop()
         self._witness = Witness()
         enclave = VsockAddress(cid, PROXY_PORT).path(directory)
         self._relay = ByteRelay(self._loop, enclave, self._witness.note)
@@ -131,15 +132,6 @@ class ParentInstance:
         task = self._loop.create_task(_each(connection, serve))
         self._serving.add(task)  # the loop itself would let go of a task that waits
         task.add_done_callback(self._serving.discard)
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, where uvicorn has brought it along: a message costs a quarter less there."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def _interception(enclave: Path, attack: Attack, note: Callable[[int, bytes], None]) -> Interception:

@@ -1,0 +1,193 @@
+"""Clients that people use, unchanged, through the client proxy and before plain uvicorn: the same app answers the same.
+
+The same client is the oracle: whatever it makes of a request, both servers are given, and what comes back is compared.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+import versatile
+from http_clients import CLIENTS, Answer, Case
+from running import client_proxy, running
+from services import make_service
+
+from workshop_kit.edges.serving import bind, port_of
+
+ABSENT = {
+    name: f"{program} is not installed here"
+    for name in CLIENTS
+    for program in [name.split()[0]]
+    if (program == "curl" and shutil.which("curl") is None)
+    or (program == "requests" and importlib.util.find_spec("requests") is None)
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the same app answers."""
+
+    enclave: str
+    uvicorn: str
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    folder = tmp_path_factory.mktemp("versatile") / "service"
+    paths = [json.dumps(path, ensure_ascii=False) for path in versatile.PATHS]
+    service = make_service(folder, Path(versatile.__file__).read_text(), *paths)
+    with (
+        running(service) as started,
+        client_proxy(started.enclave.url, "Alice", started.policy) as address,
+        plain_uvicorn() as plain,
+    ):
+        yield Places(address, plain)
+
+
+@contextmanager
+def plain_uvicorn() -> Iterator[str]:
+    """The app as most people run it."""
+    config = uvicorn.Config(versatile.app, log_level="warning", log_config=None, access_log=False, ws="none")
+    server = uvicorn.Server(config)
+    with bind(0) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port_of(listener)}"
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(20)
+
+
+OF_ONE_CONNECTION = {"connection", "keep-alive", "te", "upgrade", "http2-settings", "transfer-encoding", "expect"}
+OF_THE_SERVER = {"date", "server"}
+OF_THE_USER = {"x-oblv-user-name", "x-oblv-user-role"}
+
+
+def comparable(answer: Answer, base: str) -> tuple[int, list[tuple[str, str]], Any]:
+    """What must be equal: an address of its own is that of either."""
+    fields = [(name.lower(), value.replace(base, "HERE")) for name, value in answer.fields]
+    said = [field for field in fields if field[0] not in OF_ONE_CONNECTION | OF_THE_SERVER | {"content-length"}]
+    body = as_asked(answer.body, base) if answer.body.startswith(b'{"method"') else answer.body
+    return answer.status, said, body
+
+
+def length(answer: Answer) -> str | None:
+    """What it says of its body's length; an echo's differs with what is echoed."""
+    said = [value for name, value in answer.fields if name.lower() == "content-length"]
+    assert len(said) <= 1
+    return None if not said or answer.body.startswith(b'{"method"') else said[0]
+
+
+def as_asked(body: bytes, base: str) -> dict[str, Any]:
+    """What the app says that it was asked, without what a connection settles and what the enclave adds."""
+    found: dict[str, Any] = json.loads(body)
+    found["headers"] = [
+        [name, value.replace(base.removeprefix("http://"), "HERE")]
+        for name, value in found["headers"]
+        if name not in OF_ONE_CONNECTION | OF_THE_USER
+    ]
+    del found["version"]  # each connection has its own
+    return found
+
+
+TEXT = ("content-type", "text/plain")
+FORM = ("content-type", "application/x-www-form-urlencoded")
+LARGE = bytes(range(256)) * 8192  # 2 MiB: curl asks before it sends so much
+
+CASES: dict[str, Case] = {
+    "a page": Case("/echo"),
+    "a query": Case("/echo?a=1&b=2&a=3&empty=&flag"),
+    "a question mark and nothing behind it": Case("/echo?"),
+    "escapes in a query": Case("/echo?q=%2Fx%2f%20+%00%C3%A9%ff%zz&%41=%61;b"),
+    "odd characters in a query": Case("/echo?q=[]{}|\\^`'\"<>~!$&()*,;:@/?"),
+    "escapes in a path": Case("/%65ch%6F"),
+    "a path beyond ASCII": Case("/caf%C3%A9"),
+    "a path beyond the basic plane": Case("/%D0%B6%f0%9f%a6%80"),
+    "all that a path may hold": Case("/x+y;z,2@:$&'()!~?x"),
+    "some of it escaped": Case("/x%2By%3bz%2C2%40:$&'()!~"),
+    "many fields": Case("/echo", fields=tuple((f"x-{number}", str(number)) for number in range(100))),
+    "a long field": Case("/echo", fields=(("x-long", "y" * 30_000),)),
+    "an empty field": Case("/echo", fields=(("x-empty", ""), ("x-next", "1"))),
+    "many cookies": Case("/echo", fields=(("cookie", "; ".join(f"c{n}={n}" for n in range(200))),)),
+    "authorization": Case("/echo", fields=(("authorization", "Basic dXNlcjpwYXNz"),)),
+    "an Accept-Encoding of its own": Case("/echo", fields=(("accept-encoding", "br;q=1.0, gzip;q=0.5, *;q=0"),)),
+    "a forwarded client": Case("/echo", fields=(("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1"))),
+    "a text": Case("/echo", "POST", (TEXT,), b"hello"),
+    "a form": Case("/echo", "POST", (FORM,), b"a=1&b=%20+&c=%C3%A9"),
+    "an empty body": Case("/echo", "POST", (TEXT,), b""),
+    "no body": Case("/echo", "POST"),
+    "every byte": Case("/echo", "POST", (TEXT,), bytes(range(256))),
+    "a large body": Case("/echo", "PUT", (TEXT,), LARGE),
+    "a body in chunks": Case("/echo", "POST", (TEXT,), LARGE[:100_000], chunked=True),
+    "an empty body in chunks": Case("/echo", "POST", (TEXT,), b"", chunked=True),
+    "a body with a GET": Case("/echo", "GET", (TEXT,), b"hello"),
+    "a body with a DELETE": Case("/echo", "DELETE", (TEXT,), b"hello"),
+    **{method: Case("/echo", method) for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "PURGE", "REPORT", "TRACE")},
+    "HEAD": Case("/download?size=12345", "HEAD"),
+    "HEAD of what streams": Case("/stream", "HEAD"),
+    "what is not there": Case("/absent"),
+    "HEAD of what is not there": Case("/absent", "HEAD"),
+    **{
+        f"status {code}": Case(f"/status?code={code}")
+        for code in (201, 204, 205, 304, 400, 401, 404, 418, 500, 503, 599)
+    },
+    "a HEAD answered 204": Case("/status?code=204", "HEAD"),
+    "a POST answered 204": Case("/status?code=204", "POST", (TEXT,), b"hello"),
+    "no body and no length": Case("/empty"),
+    "a redirect to a path": Case("/redirect?to=/echo%3Fa=b&code=302"),
+    "a redirect to elsewhere": Case("/redirect?to=https://example.com/x%2520y&code=301"),
+    "a redirect by name": Case("/redirect/by/name"),
+    "a redirect to the folder": Case("/folder?a=b"),
+    "a redirect of a POST": Case("/folder", "POST", (TEXT,), b"hello"),
+    "cookies": Case("/cookies"),
+    "gzip": Case("/gzip", fields=(("accept-encoding", "gzip"),)),
+    "deflate": Case("/deflate", fields=(("accept-encoding", "deflate"),)),
+    "a version that is new": Case("/conditional", fields=(("if-none-match", '"another"'),)),
+    "a version that is known": Case("/conditional", fields=(("if-none-match", '"of this version"'),)),
+    "HEAD of a version that is known": Case("/conditional", "HEAD", fields=(("if-none-match", '"of this version"'),)),
+    "a range": Case("/ranges", fields=(("range", "bytes=5-104"),)),
+    "the rest": Case("/ranges", fields=(("range", "bytes=10000-"),)),
+    "a range beyond the end": Case("/ranges", fields=(("range", "bytes=99999-"),)),
+    "events": Case("/stream?count=100"),
+    "no events": Case("/stream?count=0"),
+    "a large answer": Case("/download?size=3000000"),
+    "an answer of one record and a byte": Case("/download?size=262145"),
+    "an empty answer": Case("/download?size=0"),
+    "fields of an answer": Case("/fields"),
+    "an answer before the body": Case("/early", "POST", (TEXT,), LARGE),
+    "an answer before a body in chunks": Case("/early", "POST", (TEXT,), LARGE, chunked=True),
+    "an answer before more work": Case("/background"),
+}
+
+UNSAID: dict[tuple[str, str], str] = {
+    **{("curl --http1.0", name): "HTTP/1.0 has no chunks" for name, case in CASES.items() if case.chunked},
+    **{("http.client", name): "http.client refuses to write it" for name in ("odd characters in a query",)},
+}
+"""Cases that a client cannot say."""
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_answer_is_the_one_that_plain_uvicorn_gives(places: Places, client: str, case: str) -> None:
+    if client in ABSENT:
+        pytest.skip(ABSENT[client])
+    if (client, case) in UNSAID:
+        pytest.skip(UNSAID[client, case])
+    asked = CASES[case]
+    through = CLIENTS[client](places.enclave, asked)
+    # uvicorn loses the body of a request that offers HTTP/2: there the oracle is what it says without the offer.
+    before = CLIENTS["curl" if client == "curl --http2" else client](places.uvicorn, asked)
+    assert comparable(through, places.enclave) == comparable(before, places.uvicorn)
+    assert length(before) in (None, length(through))
+    assert any(name.lower() == "date" for name, _ in through.fields)
