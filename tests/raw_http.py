@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import h11
+from loops import LOOPS
 
 from workshop_kit.edges.http_call import Call
 from workshop_kit.edges.http_server import HttpServer
@@ -54,11 +55,18 @@ class Served:
 
 
 @contextmanager
-def served(handle: Callable[[Call], Awaitable[None]]) -> Iterator[Served]:
+def served(
+    handle: Callable[[Call], Awaitable[None]], new_loop: Callable[[], asyncio.AbstractEventLoop] = LOOPS["asyncio"]
+) -> Iterator[Served]:
     """Serve `handle`; at the end nothing is left, and nothing has been said to the loop."""
     ready: Future[Served] = Future()
     stop = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(handle, ready, stop)))
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(_serve(handle, ready, stop))
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         running = ready.result(DEADLINE)

@@ -151,6 +151,51 @@ async def _never() -> None:
     await asyncio.Event().wait()
 
 
+GATE = asyncio.Event()
+GONE: list[str] = []
+
+
+async def gated(_: Request) -> Response:
+    """One event, and another once somebody asks for `/open`."""
+    return StreamingResponse(_at_the_gate(), media_type="text/event-stream")
+
+
+async def _at_the_gate() -> AsyncIterator[bytes]:
+    GATE.clear()
+    try:
+        yield b"data: first\n\n"
+        await GATE.wait()
+        yield b"data: second\n\n"
+    except asyncio.CancelledError:
+        GONE.append("gated")
+        raise
+
+
+async def open_gate(_: Request) -> Response:
+    GATE.set()
+    return PlainTextResponse("open")
+
+
+async def upper(request: Request) -> Response:
+    """Each piece comes back as it arrives."""
+    return StreamingResponse(piece.upper() async for piece in request.stream())
+
+
+async def gone(_: Request) -> Response:
+    """Whose clients have gone before the end."""
+    return JSONResponse(GONE)
+
+
+async def swallow(request: Request) -> Response:
+    try:
+        async for _ in request.stream():
+            pass
+    except Exception:  # a disconnect before uvicorn, in an enclave an error: half a body is never taken for a whole one
+        GONE.append("swallow")
+        raise
+    return PlainTextResponse("swallowed")
+
+
 async def empty(_: Request) -> Response:
     return Response(headers={"x-empty": "yes"})
 
@@ -176,6 +221,11 @@ ROUTES = {
     "/fields": fields,
     "/background": background,
     "/empty": empty,
+    "/gated": gated,
+    "/open": open_gate,
+    "/upper": upper,
+    "/gone": gone,
+    "/swallow": swallow,
     "/folder/": echo,
     **dict.fromkeys(ODD_PATHS, echo),
 }

@@ -169,6 +169,8 @@ def main(*parts: str) -> int:
     if unknown := set(parts) - PARTS.keys():
         note(f"workshop bench: expected parts of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
         return 2
+    if (load := os.getloadavg()[0]) > (os.cpu_count() or 1) / 2:
+        note(f"other work runs here (load {load:.1f}): what takes several processes is not to be relied on")
     print(HEADING, flush=True)
     try:
         for part in parts or PARTS:
@@ -177,7 +179,9 @@ def main(*parts: str) -> int:
     except ProgramError as error:
         note(f"workshop bench: {error}")
         return 1
-    print("ratios of tenth percentiles, each from one interleaved run")
+    print(
+        "each ratio is from one interleaved run: of tenth percentiles, or of the best rounds where processes take turns"
+    )
     return 0
 
 

@@ -1,7 +1,7 @@
 """Requests one after another, on 16 connections, and bodies up and down: how fast ours are over TLS 1.3's.
 
-A rate over a rate is the base's seconds over ours, each the tenth percentile of its rounds: of few rounds, the best. A
-body of 32 MiB takes a tenth of a second; with 100 MiB, in fewer rounds, a busy machine moved ratios twice as much.
+A rate over a rate is the base's seconds over ours, each of its best round: what is left alone is quick. So rounds are
+short, a few requests or a body of 32 MiB. What busier machines do not move, processor time, follows below.
 """
 
 from __future__ import annotations
@@ -9,27 +9,19 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-from bench_service import client_proxy, hosted
-from interleave import Measure, in_turn, interleave, ratio, timed
+import processor
+from interleave import Measure, best_ratio, in_turn, interleave, timed
 from programs import ProgramError
 from streaming import receive, send
 from table import Bound, Row, note, progress
-from tls import Certificates, uvicorn
+from ways import BASE, PROXIES, TRANSPORT, Ways, open_ways
 
-BASE = "httpx to uvicorn, TLS 1.3"
-TRANSPORT, PROXY = "transport", "proxies"
-APART = ", app apart"
-"""The app in a process of its own, behind the enclave proxy: what a service in any language costs."""
-
-TIMEOUT = 120.0
 CONNECTIONS = 16
 REQUESTS, CONNECTED, UP, DOWN = "requests/s", f"requests/s on {CONNECTIONS} connections", "up", "down"
 
@@ -37,12 +29,13 @@ REQUESTS, CONNECTED, UP, DOWN = "requests/s", f"requests/s on {CONNECTIONS} conn
 class Amounts(NamedTuple):
     """How much is measured: rounds, and what is in one; `window` and `wrk_seconds` in seconds."""
 
-    rounds: int = 41
-    window: float = 0.04
-    bulk_rounds: int = 21
+    rounds: int = 200
+    window: float = 0.005
+    bulk_rounds: int = 15
     mib: int = 32
     wrk_rounds: int = 6
     wrk_seconds: int = 1
+    cpu_rounds: int = 7
 
 
 FULL = Amounts()
@@ -51,18 +44,11 @@ BOUNDS = {
     (REQUESTS, TRANSPORT): Bound(1.1, 1.6, at_least=True),
     (UP, TRANSPORT): Bound(1.0, 1.4, at_least=True),
     (DOWN, TRANSPORT): Bound(1.5, 3.0, at_least=True),
-    (REQUESTS, PROXY): Bound(0.65, 0.9, at_least=True),
-    (CONNECTED, PROXY): Bound(0.9, 1.4, at_least=True),
-    (UP, PROXY): Bound(0.6, 0.9, at_least=True),
-    (DOWN, PROXY): Bound(0.9, 1.6, at_least=True),
+    (REQUESTS, PROXIES): Bound(0.65, 0.9, at_least=True),
+    (CONNECTED, PROXIES): Bound(0.9, 1.4, at_least=True),
+    (UP, PROXIES): Bound(0.6, 0.9, at_least=True),
+    (DOWN, PROXIES): Bound(0.9, 1.6, at_least=True),
 }
-
-
-class Ways(NamedTuple):
-    """The ways to the same app: clients that keep their connections, and addresses for programs that speak HTTP."""
-
-    clients: dict[str, httpx.Client]
-    addresses: dict[str, str]
 
 
 def rows(amounts: Amounts = FULL) -> Iterator[Row]:
@@ -75,29 +61,8 @@ def rows(amounts: Amounts = FULL) -> Iterator[Row]:
             progress(f"rates: {what}")
             seconds = measure(ways, amounts)
             for way in [way for way in seconds if way != BASE]:
-                yield Row(f"{what}, {way}", BASE, ratio(seconds, BASE, way), BOUNDS.get((what, way)))
-
-
-def open_ways(stack: ExitStack) -> Ways:
-    """Start all that is measured, for as long as the stack lasts."""
-    certificates = Certificates(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="workshop-bench-"))))
-    base = stack.enter_context(uvicorn(certificates))
-    context = certificates.context(mutual=False)
-    clients = {BASE: httpx.Client(verify=context, base_url=base, timeout=TIMEOUT)}
-    addresses = {BASE: base}
-    for name, apart in (("", False), (APART, True)):
-        try:
-            enclave = stack.enter_context(hosted(apart=apart))
-        except ProgramError as error:
-            note(f"skipped{name}: {error}")
-            continue
-        clients[TRANSPORT + name] = enclave.client()
-        address, _ = stack.enter_context(client_proxy(enclave))
-        clients[PROXY + name] = httpx.Client(base_url=address, timeout=TIMEOUT)
-        addresses[PROXY + name] = address
-    for client in clients.values():
-        stack.callback(client.close)
-    return Ways(clients, addresses)
+                yield Row(f"{what}, {way}", BASE, best_ratio(seconds, BASE, way), BOUNDS.get((what, way)))
+        yield from processor.rows(ways, mib=amounts.mib, rounds=amounts.cpu_rounds)
 
 
 def _requests(ways: Ways, amounts: Amounts) -> dict[str, list[float]]:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,26 +19,29 @@ import first_byte
 import httpx
 import memory
 import processes
+import processor
 import programs
 import pytest
 import rates
 import table
 import tls
+import ways
 from programs import ProgramError
-from rates import Amounts, Ways
+from rates import Amounts
 from table import Bound, Row
+from ways import Ways
 
 from workshop_kit.simulator.doctor import examine
 from workshop_kit.simulator.isolation.levels import Level
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the bench reads /proc")
 
-TINY = Amounts(rounds=20, window=0, bulk_rounds=1, mib=1, wrk_rounds=1, wrk_seconds=1)
+TINY = Amounts(rounds=20, window=0, bulk_rounds=1, mib=1, wrk_rounds=1, wrk_seconds=1, cpu_rounds=1)
 BENCH = Path(bench.__file__)
 
 
 @pytest.fixture(scope="module")
-def ways() -> tuple[str, ...]:
+def expected_ways() -> tuple[str, ...]:
     """The ways to the app that this machine has."""
     apart = examine().level is Level.NAMESPACES
     return ("transport", "proxies", *(("transport, app apart", "proxies, app apart") if apart else ()))
@@ -58,22 +62,32 @@ def test_a_first_byte_is_measured_with_and_without_httpx_for_chains_known_and_ne
     assert all(row.value > 0 for row in rows.values())
 
 
-def test_rates_are_measured_of_each_way_and_judged_where_the_app_is_not_apart(ways: tuple[str, ...]) -> None:
+def test_rates_are_measured_of_each_way_and_judged_where_the_app_is_not_apart(expected_ways: tuple[str, ...]) -> None:
     rows = measured(rates.rows(TINY))
-    expected = {f"{what}, {way}" for what in ("requests/s", "up", "down") for way in ways}
+    expected = {f"{what}, {way}" for what in ("requests/s", "up", "down") for way in expected_ways}
     if shutil.which("wrk"):
-        expected |= {f"requests/s on 16 connections, {way}" for way in ways if way.startswith("proxies")}
+        expected |= {f"requests/s on 16 connections, {way}" for way in expected_ways if way.startswith("proxies")}
+    judged = {what for what, row in rows.items() if row.bound}
+    assert judged == {what for what in expected if not what.endswith("apart")}
+    expected |= {f"processor time, {what}, {way}" for what in ("requests", "up", "down") for way in expected_ways}
     assert rows.keys() == expected
-    assert all((row.bound is None) == what.endswith("apart") and row.value > 0 for what, row in rows.items())
+    assert all(row.value > 0 for row in rows.values())
 
 
 def test_memory_is_measured_of_every_process_on_the_way(
-    ways: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    expected_ways: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = measured(memory.stream_rows(mib=1))
-    assert rows.keys() == {f"memory in MiB, {way}" for way in ways} - {"memory in MiB, transport, app apart"}
+    assert rows.keys() == {f"memory in MiB, {way}" for way in expected_ways} - {"memory in MiB, transport, app apart"}
     told = capsys.readouterr().err
-    names = ["client", "client proxy", "parent", "enclave", "infrastructure", *(["app"] if len(ways) == 4 else [])]
+    names = [
+        "client",
+        "client proxy",
+        "parent",
+        "enclave",
+        "infrastructure",
+        *(["app"] if len(expected_ways) == 4 else []),
+    ]
     assert [name for name in names if f" {name} " not in told] == []
 
 
@@ -95,6 +109,19 @@ def test_a_peak_counts_though_it_is_over_before_anybody_looks() -> None:
         assert 60 < memory.while_it(work, {"child": child.pid})["child"] < 80
 
 
+def test_processor_time_is_that_of_all_the_processes_and_of_no_other() -> None:
+    """Somebody else's work is what rates on a busy machine suffer from."""
+    work = "spent = [time.process_time() for _ in range(300_000)]; print(spent[-1] - spent[0], flush=True)"
+    text = f"import time; input(); {work}; input()"
+    with programs.program("-c", text) as watched, programs.program("-c", text) as other:
+        before = processor.spent([watched.pid])
+        for child in (other, watched):
+            child.tell("")
+        own = float(watched.await_line())
+        other.await_line()
+        assert own <= processor.spent([watched.pid]) - before < 2 * own
+
+
 # --- what is left out ------------------------------------------------------------------------------------------------
 
 
@@ -102,7 +129,7 @@ def test_without_wrk_its_rows_are_left_out_and_it_is_said_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert rates.KINDS[rates.CONNECTED](Ways({}, {}), TINY) == {}
+    assert rates.KINDS[rates.CONNECTED](Ways({}, {}, {}), TINY) == {}
     assert "apt install wrk" in capsys.readouterr().err
 
 
@@ -127,14 +154,16 @@ def test_where_an_app_cannot_be_apart_the_other_ways_are_measured(
         yield Enclave()
 
     @contextmanager
-    def client_proxy(_: object) -> Iterator[tuple[str, None]]:
-        yield "http://127.0.0.1:1", None
+    def client_proxy(_: object) -> Iterator[tuple[str, types.SimpleNamespace]]:
+        yield "http://127.0.0.1:1", types.SimpleNamespace(pid=3)
 
-    monkeypatch.setattr(rates, "hosted", hosted)
-    monkeypatch.setattr(rates, "client_proxy", client_proxy)
+    monkeypatch.setattr(ways, "hosted", hosted)
+    monkeypatch.setattr(ways, "client_proxy", client_proxy)
+    monkeypatch.setattr(ways, "behind", lambda _: {"parent": 1, "enclave": 2})
     with ExitStack() as stack:
-        found = rates.open_ways(stack)
-    assert list(found.clients) == [rates.BASE, "transport", "proxies"]
+        found = ways.open_ways(stack)
+    assert list(found.clients) == [ways.BASE, "transport", "proxies"]
+    assert [found.processes[way][1:] for way in ("transport", "proxies")] == [(1, 2), (1, 2, 3)]
     assert capsys.readouterr().err.strip() == "skipped, app apart: it needs namespaces"
 
 
@@ -157,8 +186,8 @@ def test_memory_too_is_measured_where_an_app_cannot_be_apart(monkeypatch: pytest
 
 @contextmanager
 def _uvicorn(certificates: tls.Certificates) -> Iterator[int]:
-    with tls.uvicorn(certificates, mutual=True) as url:
-        yield httpx.URL(url).port or 0
+    with tls.uvicorn(certificates, mutual=True) as server:
+        yield httpx.URL(server.url).port or 0
 
 
 @pytest.mark.parametrize("server", [_uvicorn, tls.echo])
@@ -221,7 +250,7 @@ def test_a_program_that_cannot_be_started_ends_the_bench_with_1_and_one_line(
 
     monkeypatch.setitem(bench.PARTS, "rates", rows)
     assert bench.main("rates") == 1
-    assert capsys.readouterr().err.strip() == "workshop bench: workshop run ended: no image"
+    assert capsys.readouterr().err.splitlines()[-1] == "workshop bench: workshop run ended: no image"
 
 
 def test_a_part_that_is_none_is_refused_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from bench_service import SERVICE
 from cryptography import x509
@@ -59,9 +60,14 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
 
+class Served(NamedTuple):
+    url: str
+    pid: int
+
+
 @contextmanager
-def uvicorn(certificates: Certificates, *, mutual: bool = False) -> Iterator[str]:
-    """The bench's service under uvicorn with TLS: its address, once it listens."""
+def uvicorn(certificates: Certificates, *, mutual: bool = False) -> Iterator[Served]:
+    """The bench's service under uvicorn with TLS, once it listens."""
     port = free_port()
     options = ["--port", str(port), "--log-level", "warning", "--no-access-log"]
     options += ["--ssl-certfile", str(certificates.server)]
@@ -69,7 +75,7 @@ def uvicorn(certificates: Certificates, *, mutual: bool = False) -> Iterator[str
         options += ["--ssl-ca-certs", str(certificates.root), "--ssl-cert-reqs", str(int(ssl.CERT_REQUIRED))]
     with program("-m", "uvicorn", "app:app", *options, cwd=SERVICE / "src") as server:
         server.await_port(port)
-        yield f"https://{LOOPBACK}:{port}"
+        yield Served(f"https://{LOOPBACK}:{port}", server.pid)
 
 
 @contextmanager

@@ -5,20 +5,27 @@ The same client is the oracle: whatever it makes of a request, both servers are 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import urllib3
 import uvicorn
 import versatile
 from http_clients import CLIENTS, Answer, Case
+from processes import until
+from raw_http import Raw, request
 from running import client_proxy, running
 from services import make_service
 
@@ -39,6 +46,11 @@ class Places:
 
     enclave: str
     uvicorn: str
+
+
+def requests() -> Any:
+    """The library of that name, which JupyterLab brings."""
+    return pytest.importorskip("requests")
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +203,124 @@ def test_an_answer_is_the_one_that_plain_uvicorn_gives(places: Places, client: s
     assert comparable(through, places.enclave) == comparable(before, places.uvicorn)
     assert length(before) in (None, length(through))
     assert any(name.lower() == "date" for name, _ in through.fields)
+
+
+# --- what clients do by themselves ------------------------------------------------------------------------------------
+
+
+def curl(*arguments: str) -> bytes:
+    if "curl" in ABSENT:
+        pytest.skip(ABSENT["curl"])
+    command = ["curl", "--silent", "--show-error", "--fail", "--max-time", "20", *arguments]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def test_what_the_app_compressed_is_unpacked_by_whoever_asked_for_it(places: Places) -> None:
+    for path in ("/gzip", "/deflate"):
+        assert curl("--compressed", places.enclave + path) == versatile.TEXT
+        assert httpx.get(places.enclave + path).content == versatile.TEXT
+        assert requests().get(places.enclave + path, timeout=20).content == versatile.TEXT
+        assert urllib3.request("GET", places.enclave + path).data == versatile.TEXT
+
+
+@pytest.mark.parametrize("path", ["/redirect?to=/echo%3Fa=b&code=302", "/redirect/by/name", "/folder"])
+def test_redirects_of_an_app_stay_at_the_address_where_it_was_asked(places: Places, path: str) -> None:
+    """The app makes them of the Host that it sees, which is the client proxy's."""
+    for answer in (
+        json.loads(curl("--location", places.enclave + path)),
+        httpx.get(places.enclave + path, follow_redirects=True).json(),
+        requests().get(places.enclave + path, timeout=20).json(),
+        urllib3.request("GET", places.enclave + path).json(),
+    ):
+        assert answer["method"] == "GET"
+        assert ["host", places.enclave.removeprefix("http://")] in answer["headers"]
+
+
+def test_a_redirected_upload_is_sent_again_by_its_client(places: Places) -> None:
+    body = curl("--location", "--data-binary", "hello", places.enclave + "/folder")
+    assert json.loads(body)["start"] == "hello"
+    assert httpx.post(places.enclave + "/folder", content=b"hello", follow_redirects=True).json()["start"] == "hello"
+    assert requests().post(places.enclave + "/folder", data=b"hello", timeout=20).json()["start"] == "hello"
+
+
+def test_cookies_are_kept_and_come_back(places: Places, tmp_path: Path) -> None:
+    jar = str(tmp_path / "jar")
+    curl("--cookie-jar", jar, places.enclave + "/cookies")
+    answers = [json.loads(curl("--cookie", jar, places.enclave + "/echo"))]
+    with httpx.Client(base_url=places.enclave) as client:
+        client.get("/cookies")
+        answers.append(client.get("/echo").json())
+    with requests().Session() as session:
+        session.get(places.enclave + "/cookies", timeout=20)
+        answers.append(session.get(places.enclave + "/echo", timeout=20).json())
+    for answer in answers:
+        (cookies,) = [value for name, value in answer["headers"] if name == "cookie"]
+        assert sorted(cookies.split("; ")) == ['and more"', "first=1", 'second="2', "third=3"] or sorted(
+            cookies.split("; ")
+        ) == ["first=1", 'second="2\\073 and more"', "third=3"]
+
+
+def test_forms_with_files_arrive_part_by_part(places: Places, tmp_path: Path) -> None:
+    file = tmp_path / 'na\xefve "file".bin'
+    file.write_bytes(LARGE)
+    url = places.enclave + "/form"
+    found = [json.loads(curl("--form", "text=a b&c", "--form", f"file=@{quoted(file)};type=image/png", url))]
+    found.append(httpx.post(url, data={"text": "a b&c"}, files={"file": (file.name, LARGE, "image/png")}).json())
+    files = {"file": (file.name, LARGE, "image/png")}
+    found.append(requests().post(url, data={"text": "a b&c"}, files=files, timeout=20).json())
+    found.append(urllib3.request("POST", url, fields={"text": "a b&c", **files}).json())
+    for text, sent in found:
+        assert text["sha256"] == hashlib.sha256(b"a b&c").hexdigest()
+        assert 'name="text"' in text["disposition"]
+        assert (sent["type"], sent["sha256"]) == ("image/png", hashlib.sha256(LARGE).hexdigest())
+        assert "ve" in sent["disposition"]
+
+
+def quoted(file: Path) -> str:
+    """As curl wants a name that has quotes."""
+    return '"' + str(file).replace('"', '\\"') + '"'
+
+
+def test_threads_share_a_pool_of_kept_connections(places: Places) -> None:
+    with urllib3.PoolManager(maxsize=8, block=True, timeout=20) as pool, ThreadPoolExecutor(16) as threads:
+        sizes = list(range(1000, 1200))
+        asked = threads.map(lambda size: pool.request("GET", f"{places.enclave}/download?size={size}").data, sizes)
+        assert [len(body) for body in asked] == sizes
+        connections = pool.connection_from_url(places.enclave).num_connections
+    assert connections <= 8
+
+
+def test_events_arrive_as_the_app_sends_them(places: Places) -> None:
+    with httpx.Client(base_url=places.enclave, timeout=20) as client, client.stream("GET", "/gated") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "data: first"
+        assert httpx.get(places.enclave + "/open").text == "open"
+        assert list(lines) == ["", "data: second", ""]
+
+
+def test_an_answer_begins_while_its_request_still_comes(places: Places) -> None:
+    """Each waits for the other, so neither is kept anywhere to be whole."""
+    port = int(places.enclave.rpartition(":")[2])
+    with Raw(port) as client:
+        client.send(request("/upper", f"Host: 127.0.0.1:{port}", "Transfer-Encoding: chunked", method="POST"))
+        client.send(b"3\r\nabc\r\n")
+        received = b""
+        while not received.endswith(b"3\r\nABC\r\n"):
+            received += client.some()
+        client.send(b"2\r\nde\r\n0\r\n\r\n")
+        assert client.rest() == b"2\r\nDE\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("what", ["gated", "swallow"])
+def test_what_a_client_asked_for_ends_when_it_goes(places: Places, what: str) -> None:
+    """In the middle of an answer, or of an upload."""
+    port = int(places.enclave.rpartition(":")[2])
+    before = httpx.get(places.enclave + "/gone").json()
+    with Raw(port) as client:
+        length = "Content-Length: 10" if what == "swallow" else "X-None: 1"
+        client.send(request(f"/{what}", f"Host: 127.0.0.1:{port}", length, method="POST"))
+        if what == "swallow":
+            client.send(b"part")
+        else:
+            client.exactly(15)
+    until(lambda: httpx.get(places.enclave + "/gone").json() == [*before, what], "the app to see that its client goes")

@@ -6,16 +6,20 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loops import LOOPS
 from raw_http import DEADLINE, Answer, Raw, Served, request, served
 
 from workshop_kit.channel.framing import MAX_HEAD
 from workshop_kit.edges import http_connection
 from workshop_kit.edges.http_call import Call
+
+Serve = Callable[[Callable[[Call], Awaitable[None]]], AbstractContextManager[Served]]
 
 
 async def echo(call: Call) -> None:
@@ -82,9 +86,15 @@ async def handle(call: Call) -> None:
     await HANDLERS.get(call.target, echo)(call)  # type: ignore[misc]
 
 
+@pytest.fixture(scope="module", params=LOOPS)
+def serve(request: pytest.FixtureRequest) -> Serve:
+    """Serves a handler, on each of the loops that the kit runs on."""
+    return lambda handler: served(handler, LOOPS[request.param])
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[Served]:
-    with served(handle) as running:
+def server(serve: Serve) -> Iterator[Served]:
+    with serve(handle) as running:
         yield running
 
 
@@ -118,7 +128,7 @@ def test_pipelined_requests_are_answered_in_their_order(client: Raw) -> None:
         assert (found["target"], found["body"]) == (f"/{body.decode()}", body.decode())
 
 
-def test_a_slow_first_request_holds_back_those_behind_it_and_none_begins_before_its_turn() -> None:
+def test_a_slow_first_request_holds_back_those_behind_it_and_none_begins_before_its_turn(serve: Serve) -> None:
     """Requests of one connection may depend on each other: the second runs when the first is answered."""
     begun: list[bytes] = []
     let_go = threading.Event()
@@ -129,7 +139,7 @@ def test_a_slow_first_request_holds_back_those_behind_it_and_none_begins_before_
             await asyncio.get_running_loop().run_in_executor(None, let_go.wait)
         await call.answer(200, (), call.target)
 
-    with served(slow) as running, Raw(running.port) as client, Raw(running.port) as other:
+    with serve(slow) as running, Raw(running.port) as client, Raw(running.port) as other:
         client.send(request("/slow") + request("/fast"))
         other.send(request("/other"))
         assert other.answer().body == b"/other"  # so the server has read what came before it
@@ -138,7 +148,7 @@ def test_a_slow_first_request_holds_back_those_behind_it_and_none_begins_before_
         assert [client.answer().body, client.answer().body] == [b"/slow", b"/fast"]
 
 
-def test_the_next_request_does_not_wait_for_a_handler_that_has_answered() -> None:
+def test_the_next_request_does_not_wait_for_a_handler_that_has_answered(serve: Serve) -> None:
     """An app may go on behind its answer, as background tasks do."""
     let_go = threading.Event()
     gone_on: list[bytes] = []
@@ -150,7 +160,7 @@ def test_the_next_request_does_not_wait_for_a_handler_that_has_answered() -> Non
             await asyncio.get_running_loop().run_in_executor(None, let_go.wait)
             gone_on.append(call.target)
 
-    with served(background) as running, Raw(running.port) as client:
+    with serve(background) as running, Raw(running.port) as client:
         assert client.send(request("/first")).answer().body == b"/first"
         assert client.send(request("/second")).answer().body == b"/second"
         assert gone_on == []
@@ -249,11 +259,11 @@ def test_an_answer_that_has_no_body_has_none(client: Raw, code: int, length: str
     assert said(client.answer())["target"] == "/next"
 
 
-def test_an_empty_answer_says_that_it_is_empty() -> None:
+def test_an_empty_answer_says_that_it_is_empty(serve: Serve) -> None:
     async def empty(call: Call) -> None:
         await call.answer(200, ())
 
-    with served(empty) as running, Raw(running.port) as client:
+    with serve(empty) as running, Raw(running.port) as client:
         answer = client.send(request()).answer()
         assert (answer["content-length"], answer.body) == ("0", b"")
 
@@ -323,14 +333,14 @@ def test_a_client_that_reads_as_it_sends_sees_the_early_answer_and_then_the_end(
     assert client.ended()  # before the rest was sent
 
 
-def test_an_answer_may_stream_while_the_request_still_comes() -> None:
+def test_an_answer_may_stream_while_the_request_still_comes(serve: Serve) -> None:
     async def upper(call: Call) -> None:
         await call.start(200, ())
         while piece := await call.receive():
             await call.send(piece.upper())
         await call.end()
 
-    with served(upper) as running, Raw(running.port) as client:
+    with serve(upper) as running, Raw(running.port) as client:
         client.send(request("/", CHUNKED, method="POST"))
         head = b""
         while b"\r\n\r\n" not in head:
@@ -534,7 +544,7 @@ WEBSOCKET = (
 )
 
 
-def test_behind_a_switch_to_websocket_bytes_go_both_ways_until_the_client_goes() -> None:
+def test_behind_a_switch_to_websocket_bytes_go_both_ways_until_the_client_goes(serve: Serve) -> None:
     async def switch(call: Call) -> None:
         assert call.upgrade
         await call.start(101, ((b"upgrade", b"websocket"),))
@@ -543,7 +553,7 @@ def test_behind_a_switch_to_websocket_bytes_go_both_ways_until_the_client_goes()
         ended.set()
 
     ended = threading.Event()
-    with served(switch) as running, Raw(running.port) as client:
+    with serve(switch) as running, Raw(running.port) as client:
         client.send(
             request("/", *WEBSOCKET) + b"GET / HTTP/1.1\r\n\r\n"
         )  # bytes of WebSocket's, whatever they look like
@@ -584,9 +594,9 @@ def test_a_handler_that_leaves_its_answer_leaves_no_doubt_that_it_is_cut(client:
     assert b"12345" in client.rest() or target == "/nothing"
 
 
-def test_a_fault_of_the_handlers_is_told_without_what_was_asked() -> None:
+def test_a_fault_of_the_handlers_is_told_without_what_was_asked(serve: Serve) -> None:
     """Class and line, for whoever mends it; words may hold a secret."""
-    with served(faulty) as running:
+    with serve(faulty) as running:
         with Raw(running.port) as client:
             assert client.send(request("/secret")).ended()
         (fault,) = running.faults
@@ -614,7 +624,7 @@ STAGES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("how", ["ends its sending", "closes", "resets"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_client_that_goes_at_any_stage_leaves_nothing(stage: str, how: str) -> None:
+def test_a_client_that_goes_at_any_stage_leaves_nothing(serve: Serve, stage: str, how: str) -> None:
     """Its request is ended, those behind it never begin; other connections notice nothing."""
     begun: list[bytes] = []
 
@@ -631,7 +641,7 @@ def test_a_client_that_goes_at_any_stage_leaves_nothing(stage: str, how: str) ->
             pass
         return await call.disconnected()
 
-    with served(wait) as running:
+    with serve(wait) as running:
         with Raw(running.port) as other:
             client = Raw(running.port).send(STAGES[stage])
             assert other.send(request("/other")).answer().status == 200
@@ -647,15 +657,15 @@ def test_a_client_that_goes_at_any_stage_leaves_nothing(stage: str, how: str) ->
         assert begun.count(b"/wait") <= 1
 
 
-def test_a_client_that_ends_its_sending_still_gets_an_answer_that_is_whole() -> None:
+def test_a_client_that_ends_its_sending_still_gets_an_answer_that_is_whole(serve: Serve) -> None:
     """The answer had left when the end was read."""
-    with served(echo) as running, Raw(running.port) as client:
+    with serve(echo) as running, Raw(running.port) as client:
         client.send(request("/a")).half_close()
         received = client.rest()
         assert received == b"" or b'"target": "/a"' in received
 
 
-def test_a_handler_that_reads_on_is_told_that_its_client_has_gone() -> None:
+def test_a_handler_that_reads_on_is_told_that_its_client_has_gone(serve: Serve) -> None:
     told: list[str] = []
     gone = threading.Event()
 
@@ -668,7 +678,7 @@ def test_a_handler_that_reads_on_is_told_that_its_client_has_gone() -> None:
             gone.set()
             raise
 
-    with served(reads) as running:
+    with serve(reads) as running:
         with Raw(running.port) as client:
             client.send(request("/", "Content-Length: 5", method="POST") + b"he")
         assert gone.wait(DEADLINE)

@@ -7,16 +7,21 @@ import gc
 import socket
 import threading
 import tracemalloc
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
+from loops import LOOPS
 from processes import until
-from raw_http import DEADLINE, Raw, request, served
+from raw_http import DEADLINE, Raw, Served, request, served
 
 from workshop_kit.edges import http_connection, http_server
 from workshop_kit.edges.http_call import Call
 from workshop_kit.edges.http_connection import Connection
 from workshop_kit.edges.http_server import HttpServer
+
+Serve = Callable[[Callable[[Call], Awaitable[None]]], AbstractContextManager[Served]]
 
 MEBIBYTE = bytes(1 << 20)
 CHUNKED = "Transfer-Encoding: chunked"
@@ -24,6 +29,12 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 async def hello(call: Call) -> None:
     await call.answer(200, (), b"hello")
+
+
+@pytest.fixture(params=LOOPS)
+def serve(request: pytest.FixtureRequest) -> Serve:
+    """Serves a handler, on each of the loops that the kit runs on."""
+    return lambda handler: served(handler, LOOPS[request.param])
 
 
 @pytest.fixture
@@ -41,30 +52,32 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_a_connection_without_a_request_ends(limits: Any, used: bool) -> None:
+def test_a_connection_without_a_request_ends(serve: Serve, limits: Any, used: bool) -> None:
     limits(IDLE=0.1)
-    with served(hello) as running, Raw(running.port) as client:
+    with serve(hello) as running, Raw(running.port) as client:
         if used:
             assert client.send(request()).answer().body == b"hello"
         assert client.ended()
 
 
-def test_a_call_may_take_longer_than_a_connection_may_be_idle(limits: Any) -> None:
+def test_a_call_may_take_longer_than_a_connection_may_be_idle(serve: Serve, limits: Any) -> None:
     async def slow(call: Call) -> None:
         await asyncio.sleep(0.2)
         await call.answer(200, (), b"slow")
 
     limits(IDLE=0.05, HEAD=0.05, STALL=0.05)
-    with served(slow) as running, Raw(running.port) as client:
+    with serve(slow) as running, Raw(running.port) as client:
         assert client.send(request()).answer().body == b"slow"
 
 
 @pytest.mark.parametrize("before", [b"", request()])
-def test_a_head_that_never_ends_is_answered_though_a_byte_of_it_comes_now_and_then(limits: Any, before: bytes) -> None:
+def test_a_head_that_never_ends_is_answered_though_a_byte_of_it_comes_now_and_then(
+    serve: Serve, limits: Any, before: bytes
+) -> None:
     """Its time begins with its first byte, and no byte begins it anew."""
     limits(HEAD=0.2)
     done = threading.Event()
-    with served(hello) as running, Raw(running.port) as client:
+    with serve(hello) as running, Raw(running.port) as client:
 
         def trickle() -> None:
             client.send(before + b"GET / HTTP/1.1\r\n")
@@ -85,7 +98,7 @@ def test_a_head_that_never_ends_is_answered_though_a_byte_of_it_comes_now_and_th
             thread.join()
 
 
-def test_whoever_takes_nothing_of_his_answer_is_cut_off(limits: Any) -> None:
+def test_whoever_takes_nothing_of_his_answer_is_cut_off(serve: Serve, limits: Any) -> None:
     told = threading.Event()
 
     async def endless(call: Call) -> None:
@@ -98,20 +111,20 @@ def test_whoever_takes_nothing_of_his_answer_is_cut_off(limits: Any) -> None:
             raise
 
     limits(STALL=0.1)
-    with served(endless) as running, Raw(running.port, receive_buffer=4096) as client:
+    with serve(endless) as running, Raw(running.port, receive_buffer=4096) as client:
         client.send(request())
         assert told.wait(DEADLINE)
         until(lambda: not running.open, "the end of a connection that nobody reads")
 
 
-def test_whoever_takes_nothing_of_a_last_answer_is_cut_off_too(limits: Any) -> None:
+def test_whoever_takes_nothing_of_a_last_answer_is_cut_off_too(serve: Serve, limits: Any) -> None:
     """It is whole for its handler, and waits to be sent: nobody but the clock is left to end that."""
 
     async def large(call: Call) -> None:
         await call.answer(200, (), MEBIBYTE * 8)
 
     limits(STALL=0.2)
-    with served(large) as running, Raw(running.port, receive_buffer=4096) as client:
+    with serve(large) as running, Raw(running.port, receive_buffer=4096) as client:
         client.send(request("/", "Connection: close"))
         until(lambda: running.open == 1, "the connection")
         until(lambda: not running.open, "the end of a connection that nobody reads")
@@ -152,10 +165,10 @@ def test_whoever_takes_little_is_slow_and_not_gone() -> None:
 
 
 @pytest.mark.parametrize("behind", ["an early answer", "a refusal"])
-def test_whoever_never_goes_behind_a_last_answer_is_cut_off(limits: Any, behind: str) -> None:
+def test_whoever_never_goes_behind_a_last_answer_is_cut_off(serve: Serve, limits: Any, behind: str) -> None:
     limits(LINGER=0.1)
     data = request("/", "Content-Length: 5", method="POST") if behind == "an early answer" else b"garbage\r\n\r\n"
-    with served(hello) as running, Raw(running.port) as client:
+    with serve(hello) as running, Raw(running.port) as client:
         assert client.send(data).answer().status in (200, 400)
         until(lambda: not running.open, "the end of a connection that has had its last answer")
 
@@ -163,7 +176,7 @@ def test_whoever_never_goes_behind_a_last_answer_is_cut_off(limits: Any, behind:
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_upload_that_nobody_reads_waits_at_the_client() -> None:
+def test_an_upload_that_nobody_reads_waits_at_the_client(serve: Serve) -> None:
     let_go = threading.Event()
     calls: list[Call] = []
 
@@ -175,7 +188,7 @@ def test_an_upload_that_nobody_reads_waits_at_the_client() -> None:
             received += len(piece)
         await call.answer(200, (), b"%d" % received)
 
-    with served(unread) as running, Raw(running.port) as client:
+    with serve(unread) as running, Raw(running.port) as client:
         client.send(request("/", f"Content-Length: {64 << 20}", method="POST"))
         sent = fill(client.socket, 64 << 20)
         assert sent < 32 << 20  # the rest of these are the system's own buffers
@@ -186,7 +199,7 @@ def test_an_upload_that_nobody_reads_waits_at_the_client() -> None:
         assert client.answer("POST").body == b"%d" % (64 << 20)
 
 
-def test_an_answer_that_nobody_takes_waits_at_its_handler() -> None:
+def test_an_answer_that_nobody_takes_waits_at_its_handler(serve: Serve) -> None:
     sent: list[int] = []
 
     async def large(call: Call) -> None:
@@ -196,7 +209,7 @@ def test_an_answer_that_nobody_takes_waits_at_its_handler() -> None:
             sent.append(1)
         await call.end()
 
-    with served(large) as running, Raw(running.port, receive_buffer=4096) as client:
+    with serve(large) as running, Raw(running.port, receive_buffer=4096) as client:
         client.send(request())
         assert client.exactly(15) == b"HTTP/1.1 200 OK"
         assert len(sent) < 32
@@ -218,14 +231,14 @@ def fill(sender: socket.socket, most: int) -> int:
     return sent
 
 
-def test_memory_stays_flat_while_much_goes_through() -> None:
+def test_memory_stays_flat_while_much_goes_through(serve: Serve) -> None:
     async def back(call: Call) -> None:
         await call.start(200, ((b"content-length", b"%d" % (64 << 20)),))
         while piece := await call.receive():
             await call.send(piece)
         await call.end()
 
-    with served(back) as running, Raw(running.port) as client:
+    with serve(back) as running, Raw(running.port) as client:
         sending = threading.Thread(
             target=lambda: client.send(request("/", f"Content-Length: {64 << 20}", method="POST"), *[MEBIBYTE] * 64)
         )
@@ -242,7 +255,7 @@ def test_memory_stays_flat_while_much_goes_through() -> None:
     assert peak < 4 << 20
 
 
-def test_requests_that_arrive_in_one_piece_are_so_many_and_no_more() -> None:
+def test_requests_that_arrive_in_one_piece_are_so_many_and_no_more(serve: Serve) -> None:
     """Each that waits takes memory, many times its own bytes."""
     let_go = threading.Event()
     begun: list[bytes] = []
@@ -252,7 +265,7 @@ def test_requests_that_arrive_in_one_piece_are_so_many_and_no_more() -> None:
         await asyncio.get_running_loop().run_in_executor(None, let_go.wait)
         await call.answer(200, (), b"hello")
 
-    with served(slow) as running, Raw(running.port) as client:
+    with serve(slow) as running, Raw(running.port) as client:
         client.send(request() * 2000)
         until(lambda: begun, "the first call")
         waiting = max(len(connection._calls) for connection in running.server._connections)
@@ -263,14 +276,14 @@ def test_requests_that_arrive_in_one_piece_are_so_many_and_no_more() -> None:
     assert received.count(b" 429 ") == 1
 
 
-def test_a_burst_within_the_limit_is_answered_to_its_end() -> None:
-    with served(hello) as running, Raw(running.port) as client:
+def test_a_burst_within_the_limit_is_answered_to_its_end(serve: Serve) -> None:
+    with serve(hello) as running, Raw(running.port) as client:
         client.send(request() * http_connection.MAX_AHEAD)
         for _ in range(http_connection.MAX_AHEAD):
             assert client.answer().body == b"hello"
 
 
-def test_bodies_behind_the_first_call_wait_at_the_client() -> None:
+def test_bodies_behind_the_first_call_wait_at_the_client(serve: Serve) -> None:
     let_go = threading.Event()
 
     async def slow(call: Call) -> None:
@@ -280,7 +293,7 @@ def test_bodies_behind_the_first_call_wait_at_the_client() -> None:
             size += len(piece)
         await call.answer(200, (), b"%d" % size)
 
-    with served(slow) as running, Raw(running.port) as client:
+    with serve(slow) as running, Raw(running.port) as client:
         client.send(request() + request("/", f"Content-Length: {64 << 20}", method="POST"))
         sent = fill(client.socket, 64 << 20)
         assert sent < 32 << 20
@@ -292,9 +305,9 @@ def test_bodies_behind_the_first_call_wait_at_the_client() -> None:
 # --- number -----------------------------------------------------------------------------------------------------------
 
 
-def test_connections_beyond_the_limit_end_at_once_and_one_that_goes_makes_room(limits: Any) -> None:
+def test_connections_beyond_the_limit_end_at_once_and_one_that_goes_makes_room(serve: Serve, limits: Any) -> None:
     limits(MAX_CONNECTIONS=2)
-    with served(hello) as running, Raw(running.port) as first, Raw(running.port) as second:
+    with serve(hello) as running, Raw(running.port) as first, Raw(running.port) as second:
         for client in (first, second):
             assert client.send(request()).answer().body == b"hello"
         with Raw(running.port) as third:
@@ -309,7 +322,7 @@ def test_connections_beyond_the_limit_end_at_once_and_one_that_goes_makes_room(l
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_ends_lets_running_calls_end_and_takes_no_more() -> None:
+def test_a_server_that_ends_lets_running_calls_end_and_takes_no_more(serve: Serve) -> None:
     begun, let_go = threading.Event(), threading.Event()
 
     async def slow(call: Call) -> None:
@@ -317,7 +330,7 @@ def test_a_server_that_ends_lets_running_calls_end_and_takes_no_more() -> None:
         await asyncio.get_running_loop().run_in_executor(None, let_go.wait)
         await call.answer(200, (), b"slow")
 
-    with served(slow) as running, Raw(running.port) as idle, Raw(running.port) as half, Raw(running.port) as client:
+    with serve(slow) as running, Raw(running.port) as idle, Raw(running.port) as half, Raw(running.port) as client:
         half.send(b"GET / HT")
         client.send(request() + request())
         assert begun.wait(DEADLINE)
@@ -334,7 +347,7 @@ def test_a_server_that_ends_lets_running_calls_end_and_takes_no_more() -> None:
 
 
 @pytest.mark.parametrize("where", ["before its answer", "in its answer", "behind its answer"])
-def test_a_server_that_ends_cuts_calls_that_do_not_end(limits: Any, where: str) -> None:
+def test_a_server_that_ends_cuts_calls_that_do_not_end(serve: Serve, limits: Any, where: str) -> None:
     ended: list[str] = []
 
     async def endless(call: Call) -> None:
@@ -349,7 +362,7 @@ def test_a_server_that_ends_cuts_calls_that_do_not_end(limits: Any, where: str) 
             raise
 
     limits(GRACE=0.1)
-    with served(endless) as running, Raw(running.port) as client:
+    with serve(endless) as running, Raw(running.port) as client:
         client.send(request())
         until(lambda: running.open == 1, "the connection")
         if where == "in its answer":

@@ -16,6 +16,7 @@ connection's, a spelling that CGI folds into another.
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
@@ -106,10 +107,10 @@ def encode_record(record: Record) -> bytes:
 
 def _encode_head(head: Head) -> bytes:
     first = (head.method, head.target) if isinstance(head, RequestHead) else (str(head.status).encode(),)
-    fields = [*first, *(part for header in head.headers for part in header)]
-    if any(b"\0" in field for field in fields):
-        raise LocalProtocolError("expected fields without NUL in a head, got one that would be read as several")
+    fields = [*first, *chain.from_iterable(head.headers)]
     encoded = b"\0".join(fields)
+    if encoded.count(b"\0") != len(fields) - 1:
+        raise LocalProtocolError("expected fields without NUL in a head, got one that would be read as several")
     try:
         if isinstance(head, RequestHead):
             _read_request(encoded)

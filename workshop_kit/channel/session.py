@@ -152,7 +152,8 @@ class Opener(_Message):
         super().__init__(direction, stream)
         self._decode = decode
         self._on_first = on_first
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []  # what has come and not opened, and how much of it there must be to go on
+        self._waiting, self._wanted = 0, LENGTH_SIZE
         self._given_up = False
         self.ended = False
 
@@ -170,24 +171,33 @@ class Opener(_Message):
         if self._given_up:
             raise RemoteProtocolError("expected nothing more of a message of which a record did not open, got more")
         self._given_up = True  # unless all of this opens: else a caller that goes on would not see what was put in
-        self._buffer += data
-        while (sealed := self._whole_record()) is not None:
-            yield self._open(sealed)
+        self._parts.append(data)
+        self._waiting += len(data)
+        if self._waiting >= self._wanted:
+            yield from self._open_all(memoryview(b"".join(self._parts)))
         self._given_up = False
 
-    def _whole_record(self) -> bytes | None:
-        if len(self._buffer) < LENGTH_SIZE:
+    def _open_all(self, data: memoryview) -> Iterator[Record]:
+        """Every record that is whole; the rest waits until the next can be."""
+        at = 0
+        while (sealed := self._whole_record(data[at:])) is not None:
+            yield self._open(sealed)
+            at += LENGTH_SIZE + len(sealed)
+        self._parts, self._waiting = [bytes(data[at:])], len(data) - at
+
+    def _whole_record(self, data: memoryview) -> memoryview | None:
+        self._wanted = LENGTH_SIZE
+        if len(data) < LENGTH_SIZE:
             return None
-        length = int.from_bytes(self._buffer[:LENGTH_SIZE], "big")
+        length = int.from_bytes(data[:LENGTH_SIZE], "big")
         if not TAG_SIZE < length <= _MAX_SEALED:
             raise RemoteProtocolError(f"expected a record of {TAG_SIZE + 1} to {_MAX_SEALED} bytes, got {length}")
-        if len(self._buffer) < LENGTH_SIZE + length:
+        if len(data) < LENGTH_SIZE + length:
+            self._wanted = LENGTH_SIZE + length
             return None
-        sealed = bytes(self._buffer[LENGTH_SIZE : LENGTH_SIZE + length])
-        del self._buffer[: LENGTH_SIZE + length]
-        return sealed
+        return data[LENGTH_SIZE : LENGTH_SIZE + length]
 
-    def _open(self, sealed: bytes) -> Record:
+    def _open(self, sealed: memoryview) -> Record:
         if self.ended:
             raise RemoteProtocolError("expected no record after the last of a message, got one")
         nonce = self._nonce()
@@ -212,12 +222,11 @@ class Opener(_Message):
         Raises:
             RemoteProtocolError: the message's last record has not arrived, so somebody cut it.
         """
-        if not self.ended or self._buffer:
+        if not self.ended or self._waiting:
             raise RemoteProtocolError("expected the last record of a message, got its end: it was cut on the way")
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One request and its response, as one side sees them."""
 
     stream: int

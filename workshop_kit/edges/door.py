@@ -8,6 +8,7 @@ Other users of this machine come through a port like anybody: against them there
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from workshop_kit.channel.framing import Headers
 
@@ -24,9 +25,8 @@ class Door:
         """Why these headers do not come in, in one line, or ""."""
         if self.port is None:
             return ""
-        here = self._authorities(self.port)
         hosts = [value.lower() for name, value in headers if name == b"host"]
-        if len(hosts) != 1 or hosts[0] not in here:
+        if len(hosts) != 1 or hosts[0] not in self._authorities:
             got = b", ".join(hosts).decode("ascii", "replace") or "none"
             return f"expected this machine as Host, localhost:{self.port} or 127.0.0.1:{self.port}, got {got[:80]}"
         for name, value in headers:
@@ -36,7 +36,8 @@ class Door:
                 return "expected an address typed here or a page of this address's, got a request by another page"
         return ""
 
-    @staticmethod
-    def _authorities(port: int) -> frozenset[bytes]:
-        with_port = {b"%s:%d" % (name, port) for name in _NAMES}
-        return frozenset(with_port | set(_NAMES if port == 80 else ()))
+    @cached_property
+    def _authorities(self) -> frozenset[bytes]:
+        assert self.port is not None
+        with_port = {b"%s:%d" % (name, self.port) for name in _NAMES}
+        return frozenset(with_port | set(_NAMES if self.port == 80 else ()))

@@ -89,6 +89,12 @@ class Call:
                 self._connection.write(_CONTINUE)
             self._expects = False
             await self._change()
+        return self.at_hand()
+
+    def at_hand(self) -> bytes:
+        """A piece of the body that is here already, or b""."""
+        if not self._pieces:
+            return b""
         piece = self._pieces.popleft()
         self.waiting -= len(piece)
         self._connection.balance()

@@ -52,7 +52,9 @@ class MessageSealer:
             LocalProtocolError: the body is longer or shorter than announced.
         """
         self._count(len(data), end)
-        pieces = [data[at : at + MAX_DATA] for at in range(0, len(data), MAX_DATA)] or [b""]
+        if len(data) <= MAX_DATA:
+            return self._record(data, end or self._left == 0)
+        pieces = [data[at : at + MAX_DATA] for at in range(0, len(data), MAX_DATA)]
         ends = end or self._left == 0
         return b"".join(self._record(piece, ends and piece is pieces[-1]) for piece in pieces)
 

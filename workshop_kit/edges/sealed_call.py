@@ -27,11 +27,20 @@ class SealedRequest:
         self._records: deque[Record] = deque()
         self._told = False
 
+    def head_at_hand(self) -> RequestHead | None:
+        """The head, where its record is here already; raises as `head`."""
+        while not self._records and (data := self._call.at_hand()):
+            self._records.extend(self._opener.receive(data))
+        return self._first() if self._records else None
+
     async def head(self) -> RequestHead:
         """Raises:
         RemoteProtocolError: what came first is no request of this session.
         """
         await self._some()
+        return self._first()
+
+    def _first(self) -> RequestHead:
         head = self._records[0].head
         assert isinstance(head, RequestHead)  # an Opener gives the head first
         return head

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 from workshop_kit.models.attacker import Attacker
@@ -108,7 +109,7 @@ class Profile(ABC):
 
     @abstractmethod
     def possible_hellos(self, mallory: Attacker, users: frozenset[Term]) -> Iterator[Term]:
-        """Every hello with fields that Mallory has heard, or has of his own."""
+        """Every hello that these users' enclave may take, with fields that Mallory has heard or has of his own."""
 
     @abstractmethod
     def authenticated(self, hello: Term) -> Term | None:
@@ -120,7 +121,7 @@ class Profile(ABC):
 
     @abstractmethod
     def possible_answers(self, mallory: Attacker, client: int, user: Term) -> Iterator[Term]:
-        """Every answer to that client's hello with fields that Mallory has heard, or has of his own."""
+        """Every answer that this client may accept, with fields that Mallory has heard or has of his own."""
 
     @abstractmethod
     def accept(self, answer: Term, client: int, user: Term) -> Session | None:
@@ -130,8 +131,10 @@ class Profile(ABC):
     def mallorys_own(self) -> tuple[Term, ...]:
         """What Mallory draws for messages of his own."""
 
-    def admits(self, public_key: Term, users: frozenset[Term]) -> bool:
-        return public_key in users or not self.rules.knows_its_users
+    def admits(self, hello: Term, users: frozenset[Term]) -> Term | None:
+        """The public key of the user for whom an enclave with these users takes its client; None refuses the hello."""
+        public_key = self.authenticated(hello)
+        return public_key if public_key in users or not self.rules.knows_its_users else None
 
     def user_data(self, document: Term, *, nonce: Term, public_key: Term) -> Term | None:
         """The field of that name, where the client's checks find nothing wrong."""
@@ -146,34 +149,27 @@ class Profile(ABC):
                 return user_data if affirmed else None
         return None
 
-    def heard(self, mallory: Attacker, *, nonce: Term, public_key: Term) -> list[tuple[Signed, Term]]:
-        """The infrastructure's documents that Mallory has heard and that pass this client's checks, with user_data."""
-        documents = [document for document in mallory.all(Signed) if document.private is INFRASTRUCTURE]
-        stated = [self.user_data(document, nonce=nonce, public_key=public_key) for document in documents]
-        return [(document, data) for document, data in zip(documents, stated, strict=True) if data is not None]
-
-    def possible_documents(
-        self, mallory: Attacker, heard: list[tuple[Signed, Term]], *, expected: Document
-    ) -> Iterator[Signed]:
-        """Of the documents heard, those with the user_data that the client expects; and those that Mallory has made.
-
-        In one of his own making he writes what the client expects: a field that nobody checks gains nothing by another
-        value.
-        """
-        for document, user_data in heard:
-            if user_data is expected.user_data or not self.rules.binds_key:
-                yield document
-        for image in (GOOD_IMAGE,) if self.rules.checks_pcrs else (GOOD_IMAGE, OTHER_IMAGE):
-            for signer in (INFRASTRUCTURE,) if self.rules.checks_signature else (INFRASTRUCTURE, MALLORY):
-                if mallory.can_have_signed(image, signer):
-                    yield expected._replace(image=image).signed(signer)
-
-    def poses(self, mallory: Attacker, users: frozenset[Term]) -> list[Public]:
-        """For whom Mallory can make up a hello that an enclave takes; those that users made he repeats anyway."""
+    def heard(self, mallory: Attacker, *, nonce: Term, public_key: Term) -> list[Signed]:
+        """The infrastructure's documents that Mallory has heard and that pass this client's checks."""
         return [
-            public
-            for public in mallory.all(Public)
-            if self.admits(public, users) and (mallory.can_make(public.private) or not self.rules.verifies_hello)
+            document
+            for document in mallory.all(Signed)
+            if document.private is INFRASTRUCTURE
+            and self.user_data(document, nonce=nonce, public_key=public_key) is not None
+        ]
+
+    def forged(self, mallory: Attacker, *, nonce: Term, public_key: Term) -> list[tuple[Term, Term]]:
+        """Image and signer of documents that Mallory can have made, and that pass with any user_data.
+
+        In all else he writes what the client expects: a field that nobody checks gains nothing by another value.
+        """
+        return [
+            (image, signer)
+            for image, signer in product((GOOD_IMAGE, OTHER_IMAGE), (INFRASTRUCTURE, MALLORY))
+            if mallory.can_have_signed(image, signer)
+            and self.user_data(
+                Document(image, nonce, public_key, NOTHING).signed(signer), nonce=nonce, public_key=public_key
+            )
         ]
 
     def session(self, secret: Term, hello: Term, answer: Term) -> Session:

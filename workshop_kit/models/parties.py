@@ -126,8 +126,8 @@ class Enclave(NamedTuple):
             yield from self._serves(mallory)
 
     def _answers(self, profile: Profile, hello: Term) -> Iterator[Move]:
-        user = profile.authenticated(hello)
-        if user and profile.admits(user, self.users) and (answer := profile.answer(self.number, hello)):
+        user = profile.admits(hello, self.users)
+        if user and (answer := profile.answer(self.number, hello)):
             after = self._replace(stage=Stage.AGREED, speaks=profile, hello=hello, user=user, session=answer.session)
             yield Move(self, after, hello, "hello", Message(f"answer {self.number}", answer.message))
 

@@ -7,6 +7,7 @@ answer:    document(image, nonce, public key, the session's key wrapped for that
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from workshop_kit.models.attacker import Attacker
 from workshop_kit.models.handshake import (
@@ -36,10 +37,8 @@ class Seed(Profile):
 
     def possible_hellos(self, mallory: Attacker, users: frozenset[Term]) -> Iterator[Term]:
         yield from (heard for heard in mallory.all(Pack) if self.authenticated(heard))
-        for public in self.poses(mallory, users):
-            for given in mallory.names("nonce"):
-                yield _hello(given, public.private)
-                yield pack(public, given, NOTHING)
+        for public, given in product(mallory.all(Public), mallory.names("nonce")):
+            yield from (hello for hello in _forms(public, given) if self.admits(hello, users))
 
     def authenticated(self, hello: Term) -> Term | None:
         match hello:
@@ -62,11 +61,13 @@ class Seed(Profile):
         return pack(document._replace(user_data=NOTHING).signed(), document.user_data)
 
     def possible_answers(self, mallory: Attacker, client: int, user: Term) -> Iterator[Term]:
-        heard = self.heard(mallory, nonce=nonce(client), public_key=Public(user))
-        for wrapped in (*mallory.all(Wrapped), Wrapped(MALLORYS_KEY, Public(user))):
+        public = Public(user)
+        heard = self.heard(mallory, nonce=nonce(client), public_key=public)
+        forged = self.forged(mallory, nonce=nonce(client), public_key=public)
+        for wrapped in (*mallory.all(Wrapped), Wrapped(MALLORYS_KEY, public)):
             inside = wrapped if self.rules.binds_key else NOTHING
-            expected = Document(GOOD_IMAGE, nonce(client), Public(user), inside)
-            for document in self.possible_documents(mallory, heard, expected=expected):
+            made = (Document(image, nonce(client), public, inside).signed(signer) for image, signer in forged)
+            for document in (*heard, *made):
                 yield document if self.rules.binds_key else pack(document, wrapped)
 
     def accept(self, answer: Term, client: int, user: Term) -> Session | None:
@@ -87,3 +88,8 @@ class Seed(Profile):
 def _hello(given: Term, user: Term) -> Term:
     public = Public(user)
     return pack(public, given, Signed(pack(LABEL, given, public), user))
+
+
+def _forms(public: Public, given: Term) -> tuple[Term, Term]:
+    """Signed, and with no signature."""
+    return _hello(given, public.private), pack(public, given, NOTHING)

@@ -69,7 +69,7 @@ class ByteRelay:
         self._open: set[_Pair] = set()
 
     def carry(self, connection: socket.socket) -> None:
-        """Relay `connection`, which belongs to the relay from now on. Where the enclave cannot be had, it is closed."""
+        """Relay `connection`, which belongs to the relay from now on; where the enclave cannot be had, it is closed."""
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
