@@ -1,4 +1,4 @@
-"""One enclave for all attacks. After each its operator is honest again."""
+"""One enclave for the attacks of a file. After each its operator is honest again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operated import Operated, operated
 from workshop_kit.simulator.misbehaving import Attack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _enclave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     with operated(tmp_path_factory.mktemp("operated")) as started:
         yield started

@@ -419,7 +419,7 @@ def test_a_closed_infrastructure_says_so(images: Path) -> None:
 
 @pytest.fixture(params=LOOPS)
 def each_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workshop_kit.simulator.parent._new_loop", LOOPS[request.param])
+    monkeypatch.setattr("workshop_kit.simulator.parent.new_loop", LOOPS[request.param])
 
 
 @pytest.mark.usefixtures("each_loop")

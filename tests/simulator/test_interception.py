@@ -64,7 +64,7 @@ def parent_of_echo(folder: Path, attack: Attack) -> Iterator[ParentInstance]:
 
 @pytest.fixture(params=LOOPS)
 def parent(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ParentInstance]:
-    monkeypatch.setattr("workshop_kit.simulator.parent._new_loop", LOOPS[request.param])
+    monkeypatch.setattr("workshop_kit.simulator.parent.new_loop", LOOPS[request.param])
     with parent_of_echo(tmp_path, Attack()) as started:
         yield started
 
