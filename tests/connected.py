@@ -34,13 +34,11 @@ def arguments(running: Running, folder: Path, user: str = "Alice") -> list[str]:
     root = x509.load_der_x509_certificate(running.enclave.root)
     (folder / "root.pem").write_bytes(root.public_bytes(Encoding.PEM))
     (folder / "values.json").write_text(ReferenceValues(running.image.measurements()).to_json())
-    (folder / "private.der").write_bytes(user_key(user).private_der)
+    key = user_key(user)._private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "private.der").write_bytes(key)
     files = {"--root": "root.pem", "--reference-values": "values.json", "--private-key": "private.der"}
-    return [
-        "--url",
-        running.enclave.url,
-        *(part for name, file in files.items() for part in (name, str(folder / file))),
-    ]
+    options = [part for name, file in files.items() for part in (name, str(folder / file))]
+    return ["--url", running.enclave.url, *options]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -53,19 +54,21 @@ def listening(at: int | Path) -> Iterator[tuple[socket.socket, Door, str]]:
             yield listener, Door(port), f"http://{LOOPBACK}:{port}"
         return
     with _own_socket(at) as listener:
+        made = at.stat()
         try:
             yield listener, Door(None), f"unix:{at}"
         finally:
-            at.unlink(missing_ok=True)
+            with suppress(OSError):
+                if os.path.samestat(at.stat(), made):  # else it is somebody else's by now
+                    at.unlink()
 
 
 def _own_socket(file: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)  # nobody else, from its first moment on
     try:
-        with suppress(FileNotFoundError):
-            if file.is_socket() and not _answers(file):
-                file.unlink()  # left by one that was killed
+        if _is_left_over(file):
+            file.unlink()
         listener.bind(str(file))
         listener.listen(1024)
     except OSError as error:
@@ -76,6 +79,10 @@ def _own_socket(file: Path) -> socket.socket:
     return listener
 
 
-def _answers(file: Path) -> bool:
+def _is_left_over(file: Path) -> bool:
+    """Whether there is a socket on which nobody listens any more, as one that was killed leaves it."""
+    if not file.is_socket():
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        return caller.connect_ex(str(file)) == 0
+        caller.setblocking(False)  # one that is busy is not gone
+        return caller.connect_ex(str(file)) == errno.ECONNREFUSED
