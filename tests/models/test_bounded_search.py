@@ -23,7 +23,7 @@ def test_lowes_attack_on_needham_and_schroeder_is_found() -> None:
     )
     assert {attack.violation.property for attack in found.attacks} == {"nonce secret", "Bob agrees"}
     [attack] = [attack for attack in found.attacks if attack.violation.property == "Bob agrees"]
-    assert Story(attack.moves).steps() == (
+    assert Story(attack.moves).steps == (
         "Alice sends Alice's first message: (Alice's nonce, Alice's public key) wrapped for Mallory.",
         "Mallory makes a message himself and hands it to Bob as Mallory's message 1: "
         "(Alice's nonce, Alice's public key) wrapped for Bob.",
@@ -127,7 +127,7 @@ def test_a_story_tells_passing_from_replaying_reflecting_and_misdirecting() -> N
             Move(alice, alice, Sealed(word, first), "reply"),
         ]
     )
-    assert [step for step in story.steps() if step.startswith("Mallory")] == [
+    assert [step for step in story.steps if step.startswith("Mallory")] == [
         "Mallory passes question on to Bob.",
         "Mallory gives reply, which was meant for Alice, to Carol.",
         "Mallory replays reply to Alice.",

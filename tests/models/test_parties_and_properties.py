@@ -74,6 +74,15 @@ def test_a_message_of_one_profile_is_none_of_the_other(mine: Profile, others: Pr
     assert mine.accept(answer.message, 1, ALICE) is None
 
 
+def test_a_key_that_is_wrapped_for_another_user_is_none() -> None:
+    """Whatever the checks let through: who cannot unwrap has no session."""
+    careless = Seed(Rules(checks_nonce=False, checks_public_key=False))
+    answer = careless.answer(1, careless.hello(2, BOB))
+    assert answer is not None
+    assert careless.accept(answer.message, 2, BOB) is not None
+    assert careless.accept(answer.message, 1, ALICE) is None
+
+
 def test_a_stranger_is_refused_and_a_user_is_not() -> None:
     hello = SEED.hello(1, BOB)
     assert [move.received for move in Enclave(1, (SEED,)).moves(deaf(hello))] == []

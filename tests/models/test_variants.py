@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from replayed import DoesNotFollowError, replay
 
+from workshop_kit import models
 from workshop_kit.models import VARIANTS, Property, Result, Trace, examine
 from workshop_kit.models.search import Attack
 from workshop_kit.models.terms import Name, Term
@@ -61,6 +64,26 @@ def test_every_weakening_that_the_issue_of_the_channel_names_is_searched_in_both
         assert {f"seed-{weakening}", f"modern-{weakening}"} <= VARIANTS.keys()
     for leak in ("leaked-afterwards", "user-leaked-before", "infrastructure-leaked-before"):
         assert {f"seed-{leak}", f"modern-{leak}"} <= VARIANTS.keys()
+
+
+def table_of_the_specification() -> list[tuple[str, str, str]]:
+    """Suffix and both cells of each row; what follows a colon in a cell explains it."""
+    text = (Path(models.__file__).parents[1] / "SPEC.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `([a-z-]+)`: [^|]+ \| ([^|]+) \| ([^|]+) \|$", text.partition("## Shown to be safe")[2], re.M
+    )
+    return [(suffix, seed.partition(":")[0], modern.partition(":")[0]) for suffix, seed, modern in rows]
+
+
+def test_the_table_in_the_specification_is_what_the_search_finds() -> None:
+    rows = table_of_the_specification()
+    assert len(rows) > 15
+    for suffix, *cells in rows:
+        for profile, cell in zip(("seed", "modern"), cells, strict=True):
+            fell = searched(f"{profile}-{suffix}").fell
+            assert cell == (", ".join(each for each in Property if each in fell) or "nothing"), f"{profile}-{suffix}"
+    left_out = {name for name in VARIANTS if name.startswith("seed-")} - {f"seed-{suffix}" for suffix, *_ in rows}
+    assert left_out == {"seed-old-keys"}
 
 
 def test_every_property_falls_somewhere() -> None:

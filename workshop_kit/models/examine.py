@@ -64,8 +64,7 @@ def examine(variant: Variant) -> Result:
 
 def _trace(variant: Variant, attack: Attack) -> Trace:
     story = Story(attack.moves, variant.recorded)
-    steps, violation = story.steps(), attack.violation
-    mallory = variant.mallory()
+    violation, mallory = attack.violation, variant.mallory()
     for move in attack.moves:
         mallory = mallory.hears(move.sent.term) if move.sent else mallory
     if violation.secret is None:
@@ -74,7 +73,7 @@ def _trace(variant: Variant, attack: Attack) -> Trace:
         ending = story.ending(mallory, violation.secret)
     else:
         ending = (_afterwards(variant), *story.ending(_later(variant, mallory), violation.secret))
-    return Trace(Property(violation.property), steps, ending, attack)
+    return Trace(Property(violation.property), story.steps, ending, attack)
 
 
 def _later(variant: Variant, mallory: Attacker) -> Attacker:

@@ -32,10 +32,12 @@ class Story:
 
     Args:
         recorded: messages of an old session, which Mallory has kept.
+
+    Attributes:
+        steps: a sentence for each thing that is sent, handed over or made.
     """
 
     def __init__(self, moves: Iterable[Move], recorded: Iterable[Message] = ()) -> None:
-        self._moves = tuple(moves)
         self._words = Vocabulary()
         self._sender: dict[Term, Run] = {}
         self._meant_for: dict[Term, str] = {}
@@ -44,9 +46,7 @@ class Story:
         for message in recorded:
             self._words.learn(message.title, message.term)
             self._delivered.add(message.term)
-
-    def steps(self) -> tuple[str, ...]:
-        return tuple(sentence for move in self._moves for sentence in self._tell(move))
+        self.steps = tuple(sentence for move in moves for sentence in self._tell(move))
 
     def _tell(self, move: Move) -> Iterator[str]:
         title = move.before.title
