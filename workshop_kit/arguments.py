@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import typer
 from cryptography import x509
@@ -289,6 +291,38 @@ def end_on_sigterm() -> None:
         sys.exit(143)
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def run_until_sigterm(main: Coroutine[Any, Any, None]) -> None:
+    """Run it in a loop; SIGTERM cancels it as Ctrl-C does.
+
+    An exception out of a signal's handler could not do that: it may come up in a callback of uvloop's, which logs it
+    and goes on.
+    """
+    import asyncio
+
+    from workshop_kit.edges.loops import run
+
+    told = False
+
+    async def serve() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def end() -> None:
+            nonlocal told
+            told = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+        await main
+
+    try:
+        run(serve())
+    except asyncio.CancelledError:
+        if not told:
+            raise
+        sys.exit(128 + signal.SIGTERM)
 
 
 def image_or_folder(path: Path) -> EnclaveImage:

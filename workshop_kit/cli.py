@@ -213,7 +213,6 @@ def connect(
 ) -> None:
     """Attest an enclave, then offer it as plain HTTP on localhost, until Ctrl-C."""
     from workshop_kit.edges.connecting import run_client_proxy
-    from workshop_kit.edges.loops import run as run_loop
     from workshop_kit.edges.sessions import Attesting
 
     pcrs = {0: pcr0, 1: pcr1, 2: pcr2, 16: pcr16}
@@ -233,7 +232,7 @@ def connect(
 
     attesting = Attesting(endpoint=endpoint, key=key, policy=policy, profile=profile, on_result=report)
     arguments.end_on_sigterm()
-    run_loop(run_client_proxy(attesting, at=lsocket or lport, on_ready=ready))
+    arguments.run_until_sigterm(run_client_proxy(attesting, at=lsocket or lport, on_ready=ready))
 
 
 @app.command()

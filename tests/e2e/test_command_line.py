@@ -750,6 +750,34 @@ def test_disabling_the_pcr_check_warns_at_every_connection(
     assert len(warnings) == 2
 
 
+IN_A_CALLBACK = """\
+import asyncio, os, signal, socket
+from workshop_kit import arguments
+
+class Told(asyncio.Protocol):
+    def data_received(self, data):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+async def main():
+    ours, theirs = socket.socketpair()
+    await asyncio.get_running_loop().create_connection(Told, sock=ours)
+    theirs.send(b"now")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("cleaned up")
+
+arguments.end_on_sigterm()
+arguments.run_until_sigterm(main())
+"""
+
+
+def test_sigterm_ends_a_command_whatever_its_loop_is_doing(tmp_path: Path) -> None:
+    """Here it comes in the middle of a callback of a transport's, out of which uvloop lets no exception."""
+    with program("-c", IN_A_CALLBACK, temporary=tmp_path / "tmp") as started:
+        assert started.end() == (143, "cleaned up\n", "")
+
+
 # --- inspect and verify ----------------------------------------------------------------------------------------------
 
 

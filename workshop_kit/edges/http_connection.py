@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
     def balance(self) -> None:
         """Let the client send, or make it wait."""
         wait = not self._closing and self._crowded
-        if wait is not self._paused and not self._lost:
+        if wait is not self._paused and not self._transport.is_closing():
             self._paused = wait
             (self._transport.pause_reading if wait else self._transport.resume_reading)()
 
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
 
     def _leave(self, call: Call) -> None:
         """Its handler has ended without an answer, or in the middle of it: so the client knows that it is cut."""
-        if self._refused is not None and not call.status:
+        if self._refused is not None and not call.status and not self._transport.is_closing():
             self._say(self._refused)
         else:
             self._transport.abort()
