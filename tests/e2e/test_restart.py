@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from asking import KINDS, client_of, failure
+from between import Between, between
 from pair import user_key
 from processes import until
 from services import ASGI, make_service
@@ -271,83 +271,10 @@ def test_an_answer_that_breaks_is_cut_and_the_next_request_makes_a_handshake(pla
 # --- who stands between ----------------------------------------------------------------------------------------------
 
 
-class Between:
-    """Somebody before the parent instance who carries bytes, as a load balancer does, until told otherwise.
-
-    Attributes:
-        says: the answer to whatever comes, in the enclave's place.
-        closes: end each connection behind an answer: "announced", or not.
-        closed: is released for each.
-        asked: what was answered in the enclave's place.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.says = b""
-        self.closes = ""
-        self.closed = threading.Semaphore(0)
-        self.asked: list[bytes] = []
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open = ExitStack()
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def _start(self, run: Callable[..., None], *arguments: Any) -> None:
-        self._threads.append(threading.Thread(target=run, args=arguments))
-        self._threads[-1].start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                self._open.callback(close, client)
-                self._start(self._carry, client)
-
-    def _carry(self, client: socket.socket) -> None:
-        inner: socket.socket | None = None
-        with suppress(OSError):
-            while data := client.recv(1 << 16):
-                if self.says:
-                    self.asked.append(data)
-                    client.sendall(self.says)
-                    continue
-                inner = inner or self._inner()
-                inner.sendall(data)
-                answer = inner.recv(1 << 16)
-                if self.closes == "announced":
-                    answer = answer.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
-                client.sendall(answer)
-                if self.closes:
-                    break
-        close(client)
-        self.closed.release()
-        if inner is not None:
-            close(inner)
-
-    def _inner(self) -> socket.socket:
-        made = socket.create_connection(("127.0.0.1", self._port))
-        self._open.callback(close, made)
-        return made
-
-    def close(self) -> None:
-        close(self._listener)
-        self._open.close()
-        for thread in self._threads:
-            thread.join(10)
-
-
-def close(one: socket.socket) -> None:
-    with suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-    one.close()
-
-
 @pytest.fixture
-def between(place: Place) -> Iterator[Between]:
-    opened = Between(place.enclave.parent.port)
-    yield opened
-    opened.close()
+def relay(place: Place) -> Iterator[Between]:
+    with between(place.enclave.parent.port) as opened:
+        yield opened
 
 
 def refusal(status: int) -> bytes:
@@ -356,21 +283,21 @@ def refusal(status: int) -> bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_404_of_anybodys_is_no_proof_that_nothing_was_done_and_nothing_is_repeated(
-    place: Place, between: Between, kind: str
+    place: Place, relay: Between, kind: str
 ) -> None:
     """The one who says so may have let the enclave have the request. The next one makes a handshake first."""
-    with place.client(kind, between.url) as client:
+    with place.client(kind, relay.url) as client:
         client.get("/counts")
-        between.says = refusal(404)
+        relay.says = refusal(404)
         line = failure(lambda: client.get("/counts"))
         assert line.startswith("the enclave does not know this session (404, no such session)")
         assert line.endswith(MAYBE)
-        assert len(between.asked) == 1
+        assert len(relay.asked) == 1
         line = failure(lambda: client.get("/counts"))
         assert line == "expected an enclave's evidence, got 404, no such session"
-        assert between.asked[1].startswith(b"POST /attested/hello")
-        assert len(between.asked) == 2, "of the second request itself nothing was sent"
-        between.says = b""
+        assert relay.asked[1].startswith(b"POST /attested/hello")
+        assert len(relay.asked) == 2, "of the second request itself nothing was sent"
+        relay.says = b""
         assert client.get("/calls").json() == ["/counts"]
         assert place.handshakes == 2
 
@@ -378,39 +305,39 @@ def test_a_404_of_anybodys_is_no_proof_that_nothing_was_done_and_nothing_is_repe
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("answer", [refusal(500), refusal(400), b"no HTTP\r\n\r\n"], ids=["500", "400", "no HTTP"])
 def test_whatever_else_is_answered_in_its_place_leaves_it_open_too(
-    place: Place, between: Between, kind: str, answer: bytes
+    place: Place, relay: Between, kind: str, answer: bytes
 ) -> None:
-    with place.client(kind, between.url) as client:
+    with place.client(kind, relay.url) as client:
         client.get("/counts")
-        between.says = answer
+        relay.says = answer
         assert failure(lambda: client.get("/counts")).endswith(MAYBE)
-        between.says = b""
+        relay.says = b""
         assert client.get("/calls").json() == ["/counts"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_relay_that_closes_each_connection_and_says_so_costs_no_handshake(
-    place: Place, between: Between, kind: str
+    place: Place, relay: Between, kind: str
 ) -> None:
-    between.closes = "announced"
-    with place.client(kind, between.url) as client:
+    relay.closes = "announced"
+    with place.client(kind, relay.url) as client:
         for number in range(1, 4):
             assert client.get("/counts").json() == ["/counts"] * number
         assert place.handshakes == 1
 
 
 def test_a_relay_that_closes_the_handshakes_connection_unannounced_brings_no_endless_loop(
-    place: Place, between: Between
+    place: Place, relay: Between
 ) -> None:
     """A closed connection means a new handshake, and its connection is closed as well: then a new one must do."""
 
     def closed(result: AppraisalResult) -> None:
         place.results.append(result)
-        assert between.closed.acquire(timeout=10)
-        between.closes = ""
+        assert relay.closed.acquire(timeout=10)
+        relay.closes = ""
 
-    between.closes = "unannounced"
-    with client_of("sync", between.url, place.policy, on_result=closed) as client:
+    relay.closes = "unannounced"
+    with client_of("sync", relay.url, place.policy, on_result=closed) as client:
         assert client.get("/counts").json() == ["/counts"]
         assert place.handshakes == 1
 

@@ -23,7 +23,7 @@ from workshop_kit.edges.client import has_body, request_head
 from workshop_kit.edges.connection import TimeOuts, broken, not_taken, silent
 from workshop_kit.edges.dialogue import Endpoint, ExchangeDialogue, HandshakeDialogue, fits_a_record
 from workshop_kit.edges.sessions import Attesting, Idle, Sessions, utc_now
-from workshop_kit.edges.stream import Stream
+from workshop_kit.edges.stream import NotTakenError, Stream
 from workshop_kit.verifier import AnyPolicy, AppraisalResult
 
 
@@ -144,13 +144,13 @@ class AsyncResponse:
             async for sealed in _sealed(self._dialogue, first, body):
                 await _send(self._stream, sealed, self._time_outs)
         except httpx.TransportError:
-            raise  # the other end takes no more, and may have said why: that is still read
+            pass  # the other end takes no more, and may have said why: whoever receives finds out
         except BaseException:
             self._stream.close()  # a request without its end is known to be cut; nobody waits for its answer
             raise
 
     async def _receive(self) -> None:
-        """The next records, or the end of the carrier's response behind the last."""
+        """The next records; none where the end of the response came by itself."""
         self._records = []
         while not (self._records or self._dialogue.ended):
             try:
@@ -271,17 +271,21 @@ async def _dial(endpoint: Endpoint, time_outs: TimeOuts) -> Stream:
 
 
 async def _send(stream: Stream, data: bytes, time_outs: TimeOuts) -> None:
-    try:
+    with _in_httpx_words(time_outs):
         await stream.send(data, time_outs.write)
-    except TimeoutError:
-        raise httpx.WriteTimeout(not_taken(time_outs.write)) from None
-    except OSError as error:
-        raise httpx.WriteError(broken(error)) from None
 
 
 async def _receive(stream: Stream, time_outs: TimeOuts) -> bytes:
-    try:
+    with _in_httpx_words(time_outs):
         return await stream.receive(time_outs.read)
+
+
+@contextmanager
+def _in_httpx_words(time_outs: TimeOuts) -> Iterator[None]:
+    try:
+        yield
+    except NotTakenError:
+        raise httpx.WriteTimeout(not_taken(time_outs.write)) from None
     except TimeoutError:
         raise httpx.ReadTimeout(silent(time_outs.read)) from None
     except OSError as error:

@@ -157,7 +157,8 @@ def _sealed(dialogue: ExchangeDialogue, first: bytes, body: Iterator[bytes]) -> 
     yield dialogue.start()
     yield from dialogue.pieces(first)
     for piece in body:
-        yield from dialogue.pieces(piece)
+        # Whoever has nothing to send yet gives b"": then what comes back has its turn.
+        yield from dialogue.pieces(piece) if piece else (b"",)
     yield dialogue.finish()
 
 

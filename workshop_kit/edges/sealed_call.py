@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from workshop_kit.channel.framing import Headers, Record, RequestHead, ResponseHead
+from workshop_kit.channel.framing import MAX_DATA, Headers, Record, RequestHead, ResponseHead
 from workshop_kit.channel.session import Exchange
 from workshop_kit.edges import carrier
 from workshop_kit.edges.asgi import Message
 from workshop_kit.edges.http_call import Call
 from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end, has_no_body
-from workshop_kit.errors import RemoteProtocolError
 
 CARRIER_HEADERS: Headers = ((b"content-type", carrier.RECORDS_TYPE), (b"cache-control", b"no-store"))
 
@@ -36,6 +35,7 @@ class SealedRequest:
     async def head(self) -> RequestHead:
         """Raises:
         RemoteProtocolError: what came first is no request of this session.
+        ConnectionResetError: the client has gone before.
         """
         await self._some()
         return self._first()
@@ -49,7 +49,8 @@ class SealedRequest:
         """The next record, the last one too.
 
         Raises:
-            RemoteProtocolError: it does not open, or the client has gone before it.
+            RemoteProtocolError: it does not open.
+            ConnectionResetError: the client has gone before.
         """
         await self._some()
         record = self._records.popleft()
@@ -58,18 +59,18 @@ class SealedRequest:
 
     async def _some(self) -> None:
         while not self._records:
-            try:
-                data = await self._call.receive()
-            except ConnectionResetError:
-                raise RemoteProtocolError("expected the rest of a request, got its connection's end") from None
-            self._records.extend(self._opener.receive(data))
+            self._records.extend(self._opener.receive(await self._call.receive()))
 
     async def receive(self) -> Message:
+        """What an ASGI application calls. A request that is cut ends in a disconnect, never in its end."""
         if self._told:
             # Wait: an app that listens for a disconnect would spin if one were reported at once.
             await self._call.disconnected()
             return {"type": "http.disconnect"}
-        record = await self.record()
+        try:
+            record = await self.record()
+        except ConnectionResetError:
+            return {"type": "http.disconnect"}
         return {"type": "http.request", "body": record.data, "more_body": not record.end}
 
 
@@ -101,8 +102,16 @@ class SealedResponse:
         await self.body(b"", more=True)
 
     async def body(self, data: bytes, *, more: bool) -> None:
+        """A piece, or with `more` false the last; however large, no more than a record of it waits to be sent."""
         assert self._head is not None  # ASGI: the start comes first
         data = b"" if has_no_body(self._method, self._head.status) else data
+        last = max(0, len(data) - 1) // MAX_DATA * MAX_DATA
+        for at in range(0, last, MAX_DATA):
+            await self._piece(data[at : at + MAX_DATA], more=True)
+        await self._piece(data[last:], more=more)
+
+    async def _piece(self, data: bytes, *, more: bool) -> None:
+        assert self._head is not None
         if self._sealer is not None:
             records = self._sealer.seal(data, end=not more)
             await self._call.send(records)

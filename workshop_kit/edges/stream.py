@@ -16,6 +16,10 @@ READ_AHEAD = 256 * 1024
 """Bytes that wait here to be asked for before the other end is made to wait: about as many as one read gives."""
 
 
+class NotTakenError(TimeoutError):
+    """The other end takes nothing of what is sent to it."""
+
+
 class Alarm:
     """Calls `action` once the time that was set last has passed. Setting it anew mostly touches no timer."""
 
@@ -129,7 +133,7 @@ class Stream(asyncio.Protocol):
         self._fail(TimeoutError("the other end is silent"))
 
     def _nothing_went(self) -> None:
-        self._fail(TimeoutError("the other end takes nothing"))
+        self._fail(NotTakenError("the other end takes nothing"))
 
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error
