@@ -1,6 +1,6 @@
 """Processor time of all processes on a way to the app, the client's own among them, over that of the base.
 
-A busy machine moves it less than a rate, least the best of many short rounds. It is no rate: processes work side by side.
+A busy machine moves it less than a rate, least the best of many short rounds. It is no rate: processes work at once.
 """
 
 from __future__ import annotations
