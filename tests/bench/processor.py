@@ -1,6 +1,6 @@
 """Processor time of all processes on a way to the app, the client's own among them, over that of the base.
 
-A busy machine hardly moves it, so it says what rates do not say there. It is no rate: two processes work at once.
+A busy machine moves it less than a rate, least the best of many short rounds. It is no rate: processes work at once.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from streaming import receive, send
 from table import Row, progress
 from ways import BASE, Ways
 
-REQUESTS = 50
+REQUESTS, MIB = 10, 8
+"""Of one round."""
 
 
-def rows(ways: Ways, *, mib: int, rounds: int) -> Iterator[Row]:
+def rows(ways: Ways, *, rounds: int) -> Iterator[Row]:
     """As `workshop bench` prints them."""
     kinds = {
         "requests": (lambda client: client.get("/ping"), REQUESTS),
-        "up": (partial(send, mib=mib), 1),
-        "down": (partial(receive, mib=mib), 1),
+        "up": (partial(send, mib=MIB), 1),
+        "down": (partial(receive, mib=MIB), 1),
     }
     for what, (work, calls) in kinds.items():
         progress(f"processor time: {what}")

@@ -1,7 +1,7 @@
 """Requests one after another, on 16 connections, and bodies up and down: how fast ours are over TLS 1.3's.
 
 A rate over a rate is the base's seconds over ours, each of its best round: what is left alone is quick. So rounds are
-short, a few requests or a body of 32 MiB. What busier machines do not move, processor time, follows below.
+short, a few requests or a body of 32 MiB. Processor time, which a busy machine moves less, follows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Amounts(NamedTuple):
     mib: int = 32
     wrk_rounds: int = 6
     wrk_seconds: int = 1
-    cpu_rounds: int = 7
+    cpu_rounds: int = 40
 
 
 FULL = Amounts()
@@ -62,7 +62,7 @@ def rows(amounts: Amounts = FULL) -> Iterator[Row]:
             seconds = measure(ways, amounts)
             for way in [way for way in seconds if way != BASE]:
                 yield Row(f"{what}, {way}", BASE, best_ratio(seconds, BASE, way), BOUNDS.get((what, way)))
-        yield from processor.rows(ways, mib=amounts.mib, rounds=amounts.cpu_rounds)
+        yield from processor.rows(ways, rounds=amounts.cpu_rounds)
 
 
 def _requests(ways: Ways, amounts: Amounts) -> dict[str, list[float]]:
