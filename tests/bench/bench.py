@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, mlkem, padding, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, mlkem, padding, rsa, x25519
 from enclave import rows as enclave_rows
 from interleave import Case, interleave, ratio
 from yardstick import ES384, at_first_sight, verifications
@@ -64,29 +65,43 @@ class World:
 
 
 def handshake_primitives(world: World, profile: Profile, verify: Case) -> Case:
-    """What a handshake contains: an RSA signature and its verification, evidence, and how its profile makes a key."""
+    """What a handshake contains, in its order: an RSA signature, evidence, and the steps in which a key is made."""
     private, public = world.user._private_key, world.user._private_key.public_key()
     leaf = ec.generate_private_key(ec.SECP384R1())
     message, payload = os.urandom(1500 if profile is Profile.MODERN else 400), os.urandom(4500)
-    agree = agreement if profile is Profile.MODERN else lambda: world.user.unwrap(wrap_key(public, b"\0" * 32))
 
     def primitives() -> None:
+        agreed = agreement() if profile is Profile.MODERN else wrapping(world.user, public)
+        next(agreed)
         public.verify(private.sign(message, PSS, hashes.SHA256()), message, PSS, hashes.SHA256())
-        agree()
+        next(agreed)
         leaf.sign(payload, ES384)
         verify()
+        next(agreed)
 
     return primitives
 
 
-def agreement() -> bytes:
+def wrapping(user: UserKey, public: rsa.RSAPublicKey) -> Iterator[object]:
+    """A key wrapped by the enclave and unwrapped by the client."""
+    yield
+    wrapped = wrap_key(public, os.urandom(32))
+    yield
+    yield user.unwrap(wrapped)
+
+
+def agreement() -> Iterator[object]:
     """Two X25519 keys and ML-KEM's, each made from random bytes, their public bytes read at the other end."""
-    ours, theirs = (x25519.X25519PrivateKey.from_private_bytes(os.urandom(32)) for _ in range(2))
+    ours = x25519.X25519PrivateKey.from_private_bytes(os.urandom(32))
     kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(os.urandom(64))
-    sent = (ours.public_key().public_bytes_raw(), theirs.public_key().public_bytes_raw())
-    theirs.exchange(x25519.X25519PublicKey.from_public_bytes(sent[0]))
-    _, ciphertext = mlkem.MLKEM768PublicKey.from_public_bytes(kem.public_key().public_bytes_raw()).encapsulate()
-    return kem.decapsulate(ciphertext) + ours.exchange(x25519.X25519PublicKey.from_public_bytes(sent[1]))
+    point, key = ours.public_key().public_bytes_raw(), kem.public_key().public_bytes_raw()
+    yield
+    theirs = x25519.X25519PrivateKey.from_private_bytes(os.urandom(32))
+    theirs.exchange(x25519.X25519PublicKey.from_public_bytes(point))
+    _, ciphertext = mlkem.MLKEM768PublicKey.from_public_bytes(key).encapsulate()
+    point = theirs.public_key().public_bytes_raw()
+    yield
+    yield kem.decapsulate(ciphertext) + ours.exchange(x25519.X25519PublicKey.from_public_bytes(point))
 
 
 def evidence_to_appraise(world: World) -> tuple[str, bytes, Policy]:
