@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from workshop_kit.channel.handshake import Profile as Profile
     from workshop_kit.edges.async_client import AsyncAttestedTransport as AsyncAttestedTransport
     from workshop_kit.edges.client import AttestedTransport as AttestedTransport
     from workshop_kit.edges.user_key import UserKey as UserKey
@@ -38,6 +39,7 @@ _HOMES = {
     "AsyncAttestedTransport": "edges.async_client",
     "AttestedTransport": "edges.client",
     "Policy": "verifier",
+    "Profile": "channel.handshake",
     "ReferenceValues": "verifier",
     "TrustAnchor": "verifier",
     "User": "service.access",

@@ -160,3 +160,13 @@ def test_what_is_too_long_is_read_by_neither_reader() -> None:
     assert cbor.decode_quickly(longer) is None
     with pytest.raises(MalformedEvidenceError, match="at most 65536 bytes, got more"):
         cbor.decode(longer)
+
+
+@pytest.mark.parametrize("entries", [0, 1, 23, 24, 25, 255, 256, 300])
+def test_an_indefinite_map_is_the_definite_one_without_its_count(entries: int) -> None:
+    """The count takes one byte, two or three, and none of them may stay."""
+    value = {f"{number:03}": number for number in range(entries)}
+    written = cbor.encode_indefinite_map(value)
+    assert (written[:1], written[-1:]) == (b"\xbf", b"\xff")
+    assert written[1:-1] == b"".join(cbor.encode(name) + cbor.encode(item) for name, item in value.items())
+    assert cbor.decode(written) == value

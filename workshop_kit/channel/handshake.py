@@ -40,12 +40,23 @@ MAX_HELLO = 4096
 
 
 class Profile(Enum):
-    """How a session's keys come about."""
+    """How a session's keys come about.
+
+    Attributes:
+        hello_label, transcript_label, keys_label: what signature, digest and keys begin with. No two of them are alike,
+            in one profile or in both, so that nothing made for one use is good for another.
+    """
 
     SEED = "seed"
     """Wrapped for the user's RSA key, so whoever steals that later opens what he recorded."""
     MODERN = "modern"
     """Agreed on by ephemeral keys, X25519 and ML-KEM-768; the RSA key signs and opens nothing."""
+
+    def __init__(self, name: str) -> None:
+        beginning = f"enclave workshop, attested channel, profile {name}, ".encode()
+        self.hello_label = beginning + b"hello\0"
+        self.transcript_label = beginning + b"transcript\0"
+        self.keys_label = beginning + b"keys"
 
 
 class Side(Enum):
@@ -101,12 +112,13 @@ class Progress:
         LocalProtocolError: `event` does not belong in this state.
         """
         allowed = TRANSITIONS[self.side][self.state]
-        if event not in allowed:
+        state = allowed.get(event)
+        if state is None:
             expected = " or ".join(each.name for each in allowed) or "nothing more"
             raise LocalProtocolError(
                 f"handshake, {self.side.name} in {self.state.name}: expected {expected}, got {event.name}"
             )
-        self.state = allowed[event]
+        self.state = state
 
     def require(self, state: State) -> None:
         """Raises:
@@ -158,17 +170,12 @@ class Answer:
 def signed_part(public_key: bytes, nonce: bytes, offer: Offer | None = None) -> bytes:
     """What the hello's signature covers: a label that no other message has, and every other field."""
     profile = Profile.SEED if offer is None else Profile.MODERN
-    return b"".join((_label(profile, "hello"), b"\0", nonce, *(offer or ()), public_key))
+    return b"".join((profile.hello_label, nonce, *(offer or ()), public_key))
 
 
 def transcript(hello: bytes, response: Response) -> bytes:
     """What a document's user_data is in `modern`: the digest, 32 bytes, of all that no document holds."""
-    label = _label(Profile.MODERN, "transcript")
-    return hashlib.sha256(b"".join((label, b"\0", _with_length(hello), *response))).digest()
-
-
-def _label(profile: Profile, what: str) -> bytes:
-    return f"enclave workshop, attested channel, profile {profile.value}, {what}".encode()
+    return hashlib.sha256(b"".join((Profile.MODERN.transcript_label, _with_length(hello), *response))).digest()
 
 
 def _with_length(message: bytes) -> bytes:
@@ -182,7 +189,7 @@ _HELLO: Mapping[Profile, _Sizes] = {
     Profile.MODERN: {**_SEED_HELLO, "x25519": X25519_SIZE, "ml_kem_768": ML_KEM_PUBLIC_SIZE},
 }
 _ANSWER: _Sizes = {"document": None, "x25519": X25519_SIZE, "ml_kem_768": ML_KEM_CIPHERTEXT_SIZE}
-_PROFILES: Mapping[object, Profile] = {profile.value: profile for profile in Profile}
+_PROFILES: Mapping[str, Profile] = {profile.value: profile for profile in Profile}
 
 
 def decode_hello(data: bytes) -> Hello:
@@ -197,7 +204,7 @@ def decode_hello(data: bytes) -> Hello:
     name = fields.pop("profile", None)
     profile = _PROFILES.get(name) if isinstance(name, str) else None
     if profile is None:
-        raise RemoteProtocolError(f"expected a hello of profile {' or '.join(map(str, _PROFILES))}, got another")
+        raise RemoteProtocolError(f"expected a hello of profile {' or '.join(_PROFILES)}, got another")
     values = _byte_strings(fields, _HELLO[profile], f"a hello of profile {profile.value}")
     offer = Offer(values.pop("x25519"), values.pop("ml_kem_768")) if profile is Profile.MODERN else None
     return Hello(**values, offer=offer)
@@ -259,5 +266,5 @@ def derive_keys(profile: Profile, secret: bytes, *, hello: bytes, answer: bytes)
     Whoever changed a byte of either message on its way gets other keys than his victim.
     """
     salt = hashlib.sha256(_with_length(hello) + _with_length(answer)).digest()
-    material = HKDF(hashes.SHA256(), length=16 + 2 * 32, salt=salt, info=_label(profile, "keys")).derive(secret)
+    material = HKDF(hashes.SHA256(), length=16 + 2 * 32, salt=salt, info=profile.keys_label).derive(secret)
     return SessionKeys(material[:16], material[16:48], material[48:])

@@ -21,6 +21,7 @@ _MOST_DESCRIPTORS = 16
 _LIBRARIES = (
     *("asyncio", "uvicorn", "cbor2", "cryptography.hazmat.primitives.ciphers.aead"),
     *("cryptography.hazmat.primitives.kdf.hkdf", "cryptography.hazmat.primitives.serialization"),
+    *("cryptography.hazmat.primitives.asymmetric.mlkem", "cryptography.hazmat.primitives.asymmetric.x25519"),
 )
 
 

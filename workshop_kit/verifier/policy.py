@@ -36,6 +36,9 @@ MAX_ALTERNATIVES = 256
 """Ways to pass that one policy may offer; each costs an appraisal where the ones before it fail."""
 
 
+_Named: TypeAlias = tuple[tuple[Number, tuple[bytes, ...]], ...]
+
+
 class _Demands(NamedTuple):
     trust_anchors: tuple[TrustAnchor, ...]
     max_ages: tuple[timedelta, ...]
@@ -63,9 +66,8 @@ class Demands(_Demands):
     @cached_property
     def required(self) -> frozenset[Number]:
         """The claims that must have passed for an affirming result."""
-        handshake: dict[Number, tuple[bytes, ...]] = {6: self.nonces, 10: self.public_keys, "10a": self.user_datas}
-        demanded = {number for number, wanted in handshake.items() if wanted}
-        return frozenset({7, 8, 9} | demanded) - self.waived.keys()
+        named: _Named = ((6, self.nonces), (10, self.public_keys), ("10a", self.user_datas))
+        return frozenset([7, 8, 9, *[number for number, wanted in named if wanted]]) - self.waived.keys()
 
     def and_also(self, other: Demands) -> Demands:
         """Both at once. Only what both waive stays waived: a careless part never loosens a careful one."""
