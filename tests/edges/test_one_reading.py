@@ -134,6 +134,7 @@ def test_the_app_is_given_the_path_that_was_decided_on(proxy: Proxied, target: b
     assert (seen.scope["raw_path"], seen.scope["query_string"]) == (target, query[1:])
     assert seen.scope["target"] == target + query  # an empty query too: a service of its own is asked with it
     assert (seen.scope["root_path"], seen.scope["server"]) == ("", ("enclave", 8000))
+    assert seen.scope["client"] == ("0.0.0.0", 0)  # apps read it, and some trust whoever has this machine's
 
 
 @pytest.mark.parametrize("target", REFUSED, ids=repr)

@@ -170,7 +170,7 @@ class EnclaveProxy:
             "target": head.target,  # no key of ASGI's: there "/?" and "/" are one
             "root_path": "",
             "headers": forwarded_headers(head.headers, user),
-            "client": None,
+            "client": ("0.0.0.0", 0),  # nobody's, and least of all this machine's own: many apps demand some address
             "server": ("enclave", self._rules.port),
             "state": self.state.copy(),
         }
