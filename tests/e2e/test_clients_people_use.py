@@ -133,6 +133,7 @@ CASES: dict[str, Case] = {
     "an empty field": Case("/echo", fields=(("x-empty", ""), ("x-next", "1"))),
     "many cookies": Case("/echo", fields=(("cookie", "; ".join(f"c{n}={n}" for n in range(200))),)),
     "authorization": Case("/echo", fields=(("authorization", "Basic dXNlcjpwYXNz"),)),
+    "authorization for a proxy": Case("/echo", fields=(("proxy-authorization", "Bearer token"),)),
     "an Accept-Encoding of its own": Case("/echo", fields=(("accept-encoding", "br;q=1.0, gzip;q=0.5, *;q=0"),)),
     "a forwarded client": Case("/echo", fields=(("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1"))),
     "a text": Case("/echo", "POST", (TEXT,), b"hello"),
