@@ -104,6 +104,7 @@ def length(answer: Answer) -> str | None:
 def as_asked(body: bytes, base: str) -> dict[str, Any]:
     """What the app says that it was asked, without what a connection settles and what the enclave adds."""
     found: dict[str, Any] = json.loads(body)
+    found["unmeasured"] = ["transfer-encoding", "chunked"] in found["headers"]
     found["headers"] = [
         [name, value.replace(base.removeprefix("http://"), "HERE")]
         for name, value in found["headers"]
