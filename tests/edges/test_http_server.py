@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import LOOPS
+from processes import until
 from raw_http import DEADLINE, Answer, Raw, Served, request, served
 
 from workshop_kit.channel.framing import MAX_HEAD
@@ -331,6 +332,24 @@ def test_a_client_that_reads_as_it_sends_sees_the_early_answer_and_then_the_end(
     answer = client.answer("POST")
     assert (answer.status, answer.body) == (413, b"too much")
     assert client.ended()  # before the rest was sent
+
+
+def test_what_follows_a_request_that_was_answered_early_never_begins(serve: Serve) -> None:
+    """Its client was told that the connection ends here."""
+    begun: list[bytes] = []
+
+    async def first(call: Call) -> None:
+        begun.append(call.target)
+        await call.answer(413, ())
+
+    with serve(first) as running:
+        with Raw(running.port) as client:
+            client.send(request("/first", "Content-Length: 5", method="POST"))
+            assert client.answer("POST").status == 413
+            client.send(b"hello" + request("/second") + request("/third"))
+            assert client.ended()
+        until(lambda: not running.open, "the end of the connection")
+    assert begun == [b"/first"]
 
 
 def test_an_answer_may_stream_while_the_request_still_comes(serve: Serve) -> None:

@@ -140,6 +140,12 @@ class FakeTransport:
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def close(self) -> None:
+        """Once all is sent."""
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -162,6 +168,33 @@ def test_whoever_takes_little_is_slow_and_not_gone() -> None:
         connection.connection_lost(None)
 
     asyncio.run(look())
+
+
+def test_a_connection_that_closes_has_its_time_for_what_is_unsent(limits: Any) -> None:
+    """So little that nobody waits for it: without a time, it would be kept for ever."""
+    limits(STALL=0.01)
+
+    async def close() -> None:
+        transport = FakeTransport()
+        connection = Connection(HttpServer(hello))
+        connection.connection_made(transport)  # type: ignore[arg-type]
+        transport.unsent = 1000
+        connection.finish()
+        while not transport.aborted:
+            await asyncio.sleep(0.001)
+        connection.connection_lost(None)
+
+    asyncio.run(asyncio.wait_for(close(), DEADLINE))
+
+
+def test_a_server_that_ends_takes_no_connection_that_was_on_its_way() -> None:
+    async def late() -> None:
+        server, transport = HttpServer(hello), FakeTransport()
+        await server.close()
+        Connection(server).connection_made(transport)  # type: ignore[arg-type]
+        assert transport.aborted
+
+    asyncio.run(late())
 
 
 @pytest.mark.parametrize("behind", ["an early answer", "a refusal"])
@@ -344,6 +377,25 @@ def test_a_server_that_ends_lets_running_calls_end_and_takes_no_more(serve: Serv
         closing.result(DEADLINE)
         with socket.socket() as late:
             assert late.connect_ex(("127.0.0.1", running.port)) != 0
+
+
+def test_a_connection_that_was_to_be_kept_ends_with_its_answer(serve: Serve, limits: Any) -> None:
+    """Its head was written before the server began to end."""
+    let_go = threading.Event()
+
+    async def slow(call: Call) -> None:
+        await call.start(200, ((b"content-length", b"4"),))
+        await asyncio.get_running_loop().run_in_executor(None, let_go.wait)
+        await call.send(b"slow")
+        await call.end()
+
+    limits(GRACE=10 * DEADLINE)
+    with serve(slow) as running, Raw(running.port) as client:
+        head = client.send(request()).exactly(15)
+        closing = asyncio.run_coroutine_threadsafe(running.server.close(), running.loop)
+        let_go.set()
+        assert (head + client.rest()).endswith(b"slow")
+        closing.result(DEADLINE)
 
 
 @pytest.mark.parametrize("where", ["before its answer", "in its answer", "behind its answer"])

@@ -156,8 +156,6 @@ class Call:
 
     async def _whole(self) -> None:
         self.answered = True
-        self._pieces.clear()  # nobody asks for them any more
-        self.waiting = 0
         self.wake()
         await self._connection.answered(self)
 

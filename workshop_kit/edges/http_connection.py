@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
             return
         call = self._calls.popleft()
         self._answered = False
-        if not call.keeps or self.ending or self._lost:
+        if not call.keeps or self.ending:
             self._close()
         elif self._calls:
             self._begin()
@@ -223,8 +223,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # A client that has closed and one that only ends its sending look alike; most have closed.
-        self._go()
         self._close()
+        self._go()
         return False
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -235,9 +235,7 @@ class Connection(asyncio.Protocol):
         self._go()
 
     def _go(self) -> None:
-        """The client has gone; of calls that wait for their turn nobody has heard."""
-        while len(self._calls) > 1:
-            self._calls.pop()
+        """The client has gone; calls that wait for their turn never begin."""
         if self._calls:
             self._calls[0].go()
 

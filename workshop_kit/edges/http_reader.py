@@ -90,14 +90,13 @@ class RequestReader:
     # Called by httptools.
     def on_message_begin(self) -> None:
         self.in_head = True
-        self._url, self._headers = b"", []
+        self._url, self._headers = b"", []  # also without the trailers of the request before (RFC 9112, 7.1.2)
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_head:  # else a trailer, which is let go (RFC 9112, 7.1.2)
-            self._headers.append((name.lower(), value.rstrip(b" \t")))
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         may_be_large = self._unread + self._slack > MAX_HEAD
