@@ -32,11 +32,9 @@ MAX_DATA = 256 * 1024
 
 MAX_PLAINTEXT = 1 + 4 + MAX_HEAD + MAX_DATA
 
-ONE_HOP = frozenset(
-    b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
-    b"transfer-encoding upgrade".split()
-)
-"""Fields that speak of one connection and stay on it (RFC 9110, 7.6.1), and the one that is answered on it."""
+ONE_HOP = frozenset(b"connection expect keep-alive proxy-connection te trailer transfer-encoding upgrade".split())
+"""Fields that speak of one connection and stay on it (RFC 9110, 7.6.1), and the one that is answered on it. Those that
+a proxy is shown to open (11.7) are none: nobody between asks for them, so they are the app's."""
 
 UPGRADE = (b"upgrade", b"websocket")
 """The one field of a connection that travels: a GET with it asks for WebSocket (RFC 6455, 4.1), and after a response
