@@ -32,7 +32,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _keep_large_pieces() -> None:
-    """A piece of 256 KiB would come from the system anew each time, page by page, at ten times the cost of filling it."""
+    """Else a piece of 256 KiB comes from the system anew each time, page by page, which costs more than filling it."""
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _KEPT)
