@@ -104,6 +104,7 @@ def length(answer: Answer) -> str | None:
 def as_asked(body: bytes, base: str) -> dict[str, Any]:
     """What the app says that it was asked, without what a connection settles and what the enclave adds."""
     found: dict[str, Any] = json.loads(body)
+    found["unmeasured"] = ["transfer-encoding", "chunked"] in found["headers"]
     found["headers"] = [
         [name, value.replace(base.removeprefix("http://"), "HERE")]
         for name, value in found["headers"]
@@ -133,6 +134,7 @@ CASES: dict[str, Case] = {
     "an empty field": Case("/echo", fields=(("x-empty", ""), ("x-next", "1"))),
     "many cookies": Case("/echo", fields=(("cookie", "; ".join(f"c{n}={n}" for n in range(200))),)),
     "authorization": Case("/echo", fields=(("authorization", "Basic dXNlcjpwYXNz"),)),
+    "authorization for a proxy": Case("/echo", fields=(("proxy-authorization", "Bearer token"),)),
     "an Accept-Encoding of its own": Case("/echo", fields=(("accept-encoding", "br;q=1.0, gzip;q=0.5, *;q=0"),)),
     "a forwarded client": Case("/echo", fields=(("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1"))),
     "a text": Case("/echo", "POST", (TEXT,), b"hello"),

@@ -456,7 +456,7 @@ RESPONSES: dict[str, tuple[str, bytes, int, Headers, bytes]] = {
     "fields of one hop": (
         "GET",
         OK + b"Connection: close, X-Listed, upgrade\r\nX-Listed: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\n"
-        b"TE: trailers\r\nProxy-Authenticate: x\r\nx-a: 1\r\n" + BODY,
+        b"TE: trailers\r\nProxy-Connection: x\r\nx-a: 1\r\n" + BODY,
         200,
         ONE + FOUR,
         b"body",

@@ -134,6 +134,7 @@ def test_the_app_is_given_the_path_that_was_decided_on(proxy: Proxied, target: b
     assert (seen.scope["raw_path"], seen.scope["query_string"]) == (target, query[1:])
     assert seen.scope["target"] == target + query  # an empty query too: a service of its own is asked with it
     assert (seen.scope["root_path"], seen.scope["server"]) == ("", ("enclave", 8000))
+    assert seen.scope["client"] == ("0.0.0.0", 0)  # apps read it, and some trust whoever has this machine's
 
 
 @pytest.mark.parametrize("target", REFUSED, ids=repr)
@@ -300,8 +301,16 @@ PASSES = {
 def test_other_headers_reach_the_app_as_they_are_with_the_true_ones_behind(proxy: Proxied, name: str) -> None:
     assert proxy.ask(RequestHead(b"POST", b"/hello", tuple(PASSES[name])), b"bo", b"dy").status == 200
     (seen,) = proxy.seen
-    assert seen.headers == [*PASSES[name], *TRUE]
+    chunked = [] if name == "the body's length" else [(b"transfer-encoding", b"chunked")]
+    assert seen.headers == [*PASSES[name], *TRUE, *chunked]
     assert seen.body == b"body"
+
+
+def test_a_body_is_said_to_have_no_length_where_one_may_follow_and_not_else(proxy: Proxied) -> None:
+    """An app that asks its headers reads it, or does not wait for it."""
+    for head, bodies in ((b"GET", ()), (b"POST", (b"body",)), (b"POST", (b"", b""))):
+        assert proxy.ask(RequestHead(head, b"/hello", ()), *bodies).status == 200
+    assert [len(seen.headers) - len(TRUE) for seen in proxy.seen] == [0, 0, 1]
 
 
 FORGED = [b"X-OBLV-USER-NAME", b"x-oblv-user-role", b"X_OBLV_USER_NAME", b"x_oblv-user_role", b"x.oblv.user.name"]

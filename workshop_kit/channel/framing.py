@@ -32,11 +32,9 @@ MAX_DATA = 256 * 1024
 
 MAX_PLAINTEXT = 1 + 4 + MAX_HEAD + MAX_DATA
 
-ONE_HOP = frozenset(
-    b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
-    b"transfer-encoding upgrade".split()
-)
-"""Fields that speak of one connection and stay on it (RFC 9110, 7.6.1), and the one that is answered on it."""
+ONE_HOP = frozenset(b"connection expect keep-alive proxy-connection te trailer transfer-encoding upgrade".split())
+"""Fields that speak of one connection and stay on it (RFC 9110, 7.6.1), and the one that is answered on it. Those that
+a proxy is shown to open (11.7) are none: nobody between asks for them, so they are the app's."""
 
 UPGRADE = (b"upgrade", b"websocket")
 """The one field of a connection that travels: a GET with it asks for WebSocket (RFC 6455, 4.1), and after a response
@@ -194,4 +192,4 @@ def _headers(head: bytes, fields: bytes) -> Headers:
         pairs = zip(parts[1::2], parts[2::2], strict=True)
         name, value = next(pair for pair in pairs if not _FIELD.fullmatch(b"\0".join(pair)))
         raise RemoteProtocolError(f"expected a header that HTTP allows, got {name[:40]!r}: {value[:40]!r}")
-    return tuple(zip((name.lower() for name in parts[1::2]), parts[2::2], strict=True))
+    return tuple(zip(map(bytes.lower, parts[1::2]), parts[2::2], strict=True))

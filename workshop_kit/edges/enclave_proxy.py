@@ -34,6 +34,10 @@ _TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-cont
 _BUSY: Headers = (*_TEXT, (b"retry-after", b"1"))
 
 
+_CHUNKED = (b"transfer-encoding", b"chunked")
+"""Of a body whose length nobody has said: apps of WSGI ask their headers whether there is one."""
+
+
 class EnclaveProxy:
     """What an enclave serves on its vsock port, a call at a time.
 
@@ -147,7 +151,10 @@ class EnclaveProxy:
             return await response.whole(decision.status, decision.reason)
         try:
             app = self._websocket if head.asks_for_websocket else self._app
-            await app(self._scope(head, decision.path, user), request.receive, response.send)
+            scope = self._scope(head, decision.path, user)
+            if request.unmeasured and not head.asks_for_websocket:
+                scope["headers"].append(_CHUNKED)
+            await app(scope, request.receive, response.send)
         except (RemoteProtocolError, ConnectionResetError):
             raise
         except ServiceError as error:
@@ -170,7 +177,7 @@ class EnclaveProxy:
             "target": head.target,  # no key of ASGI's: there "/?" and "/" are one
             "root_path": "",
             "headers": forwarded_headers(head.headers, user),
-            "client": None,
+            "client": ("0.0.0.0", 0),  # nobody's, and least of all this machine's own: many apps demand some address
             "server": ("enclave", self._rules.port),
             "state": self.state.copy(),
         }

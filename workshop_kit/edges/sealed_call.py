@@ -12,7 +12,7 @@ from workshop_kit.channel.session import Exchange
 from workshop_kit.edges import carrier
 from workshop_kit.edges.asgi import Message
 from workshop_kit.edges.http_call import Call
-from workshop_kit.edges.message import MessageOpener, MessageSealer, end_to_end, has_no_body
+from workshop_kit.edges.message import MessageOpener, MessageSealer, content_length, end_to_end, has_no_body
 
 CARRIER_HEADERS: Headers = ((b"content-type", carrier.RECORDS_TYPE), (b"cache-control", b"no-store"))
 
@@ -44,6 +44,11 @@ class SealedRequest:
         head = self._records[0].head
         assert isinstance(head, RequestHead)  # an Opener gives the head first
         return head
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether a body follows whose length nobody has said; asked before anything is received."""
+        return not self._records[0].end and content_length(self._first().headers) is None
 
     async def record(self) -> Record:
         """The next record, the last one too.
