@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -49,6 +51,8 @@ from workshop_kit.verifier import (
 from workshop_kit.verifier.policy_file import load_policy
 
 _USER = re.compile(r"([^:=]+)(?::([^:=]+))?=(.+)")
+
+_DESCRIPTORS = 16_384
 
 
 def require_file_name(name: str) -> None:
@@ -282,6 +286,14 @@ def write_file(file: Path, data: bytes) -> None:
 
 def as_pem(der: bytes) -> bytes:
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+
+
+def allow_many_connections() -> None:
+    """As many descriptors as this user may have, where the system gives few at first: each connection takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def end_on_sigterm() -> None:

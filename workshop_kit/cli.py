@@ -142,6 +142,7 @@ def run(
     config = arguments.runtime_config(runtime_config)
     target = root_file or image.with_suffix(".root.pem")
     arguments.end_on_sigterm()
+    arguments.allow_many_connections()
     level = arguments.isolation(isolation, unisolated=unisolated)
     with run_enclave(
         image,
@@ -232,6 +233,7 @@ def connect(
 
     attesting = Attesting(endpoint=endpoint, key=key, policy=policy, profile=profile, on_result=report)
     arguments.end_on_sigterm()
+    arguments.allow_many_connections()
     arguments.run_until_sigterm(run_client_proxy(attesting, at=lsocket or lport, on_ready=ready))
 
 

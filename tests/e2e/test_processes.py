@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import pty
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -466,3 +468,35 @@ def test_a_relay_can_be_closed_as_soon_as_it_is_made(tmp_path: Path) -> None:
     for _ in range(20):
         ParentInstance(tmp_path, 16, bind(0)).close()
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("parent-instance")]
+
+
+class Scarce(socket.socket):
+    """A listener for which there are no descriptors, until it is told otherwise."""
+
+    asked = 0
+    full = True
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.asked += 1
+        if self.full:
+            raise OSError(errno.EMFILE, "too many open files")
+        return super().accept()
+
+
+@pytest.mark.usefixtures("each_loop")
+def test_where_descriptors_run_out_callers_wait_and_nothing_spins(tmp_path: Path) -> None:
+    with (
+        Scarce(socket.AF_INET, socket.SOCK_STREAM) as listener,
+        listen(VsockAddress(16, PROXY_PORT), tmp_path) as inner,
+    ):
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        parent = ParentInstance(tmp_path, 16, listener)
+        with socket.create_connection(("127.0.0.1", parent.port), DEADLINE) as outer:
+            until(lambda: listener.asked > 1, "a second try")
+            assert listener.asked < 5
+            listener.full = False
+            outer.sendall(b"question")
+            with inner.accept()[0] as carried:
+                assert carried.recv(100) == b"question"
+        parent.close()

@@ -17,7 +17,7 @@ profiles = pytest.mark.parametrize("profile", Profile, ids=lambda profile: profi
 def begun(profile: Profile) -> tuple[Pair, HandshakeDialogue, bytes]:
     """A dialogue whose request is out, and the hello in it."""
     pair = Pair(profile=profile)
-    dialogue = HandshakeDialogue(pair.client, Endpoint("127.0.0.1", 8080, False))
+    dialogue = HandshakeDialogue(pair.client, Endpoint("127.0.0.1", 8080, False), lambda: pair.world.now)
     return pair, dialogue, dialogue.request().partition(b"\r\n\r\n")[2]
 
 
@@ -31,8 +31,8 @@ def test_an_answer_may_come_a_byte_at_a_time(profile: Profile) -> None:
     pair, dialogue, hello = begun(profile)
     *all_but_one, last = response(pair.answer(hello))
     for value in all_but_one:
-        assert dialogue.receive(bytes([value]), now=pair.world.now) is None
-    result = dialogue.receive(bytes([last]), now=pair.world.now)
+        assert dialogue.receive(bytes([value])) is None
+    result = dialogue.receive(bytes([last]))
     assert result is not None
     assert result.affirmed
     assert pair.client.session().session_id == pair.enclave.session().session_id
@@ -43,9 +43,9 @@ def test_an_answer_that_is_longer_than_any_is_refused_before_it_ends(profile: Pr
     """Or whoever answers fills the client's memory."""
     pair, dialogue, _ = begun(profile)
     most = response(bytes(MAX_ANSWER), length=1 << 40)
-    assert dialogue.receive(most, now=pair.world.now) is None
+    assert dialogue.receive(most) is None
     with pytest.raises(RemoteProtocolError, match=f"at most {MAX_ANSWER} bytes"):
-        dialogue.receive(b"\0", now=pair.world.now)
+        dialogue.receive(b"\0")
     assert pair.client.state is State.AWAITING_EVIDENCE
 
 
@@ -58,7 +58,7 @@ def test_another_status_is_a_refusal_whatever_it_carries(status: bytes, kind: ty
     """A right answer under a wrong status is none: the client does not look at it."""
     pair, dialogue, hello = begun(Profile.MODERN)
     with pytest.raises(kind):
-        dialogue.receive(response(pair.answer(hello), status=status), now=pair.world.now)
+        dialogue.receive(response(pair.answer(hello), status=status))
     assert pair.client.state is State.AWAITING_EVIDENCE
 
 

@@ -13,7 +13,7 @@ from workshop_kit.simulator.interpreter import Interpreter
 SAY = """
 import os, sys
 ours = sorted(name for name in sys.modules if name.partition(".")[0] == "workshop_kit")
-print(ours, "uvicorn" in sys.modules, sys.modules["__main__"].__file__ == __file__ == sys.argv[0], os.getcwd())
+print(ours, "httptools" in sys.modules, sys.modules["__main__"].__file__ == __file__ == sys.argv[0], os.getcwd())
 print(sys.argv[1], sys.argv[-1], [os.read(int(each), 9).decode() for each in sys.argv[2:-1]], sys.stdin.read())
 """
 

@@ -186,6 +186,19 @@ def test_a_connection_that_breaks_ends_its_other_half(carried: Carried, who: str
     carried.require_none_open()
 
 
+def test_a_client_that_breaks_off_while_both_directions_wait_is_known_to_the_enclave(carried: Carried) -> None:
+    """An enclave that reads nothing while it sends would wait for the client, and the relay for the enclave."""
+    outer, inner = carried.pair()
+    fill(outer)
+    fill(inner)
+    outer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    outer.close()
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        inner.sendall(bytes(MEBIBYTE))
+    inner.close()
+    carried.require_none_open()
+
+
 def test_where_no_enclave_listens_a_client_is_hung_up_on(carried: Carried) -> None:
     carried.enclave.close()
     outer = carried.client()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,8 +44,7 @@ class Primitives(NamedTuple):
     encapsulate: Encapsulate
 
 
-@dataclass(frozen=True)
-class AttestationNeeded:
+class AttestationNeeded(NamedTuple):
     """What the NSM is to sign for this client."""
 
     user_data: bytes

@@ -192,4 +192,4 @@ def _headers(head: bytes, fields: bytes) -> Headers:
         pairs = zip(parts[1::2], parts[2::2], strict=True)
         name, value = next(pair for pair in pairs if not _FIELD.fullmatch(b"\0".join(pair)))
         raise RemoteProtocolError(f"expected a header that HTTP allows, got {name[:40]!r}: {value[:40]!r}")
-    return tuple(zip((name.lower() for name in parts[1::2]), parts[2::2], strict=True))
+    return tuple(zip(map(bytes.lower, parts[1::2]), parts[2::2], strict=True))

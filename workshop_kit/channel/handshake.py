@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -128,8 +128,7 @@ class Progress:
             raise LocalProtocolError(f"handshake, {self.side.name}: expected {state.name}, it is {self.state.name}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hello:
+class Hello(NamedTuple):
     """The client's first message.
 
     Attributes:
@@ -154,8 +153,7 @@ class Hello:
         return cbor.encode(begin | offer | {"signature": self.signature})
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The enclave's message: in `seed` the document alone, in `modern` the response to the offer beside it."""
 
     document: bytes

@@ -19,7 +19,7 @@ from pathlib import Path
 _LONGEST = 64 * 1024
 _MOST_DESCRIPTORS = 16
 _LIBRARIES = (
-    *("asyncio", "uvicorn", "cbor2", "cryptography.hazmat.primitives.ciphers.aead"),
+    *("asyncio", "uvloop", "httptools", "cbor2", "cryptography.hazmat.primitives.ciphers.aead"),
     *("cryptography.hazmat.primitives.kdf.hkdf", "cryptography.hazmat.primitives.serialization"),
     *("cryptography.hazmat.primitives.asymmetric.mlkem", "cryptography.hazmat.primitives.asymmetric.x25519"),
 )

@@ -7,6 +7,7 @@ the enclave. What it saw is kept, so that a page can show what the operator sees
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from collections import deque
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from workshop_kit.simulator.misbehaving import Attack
 
 _PIECE = 256 * 1024
+_PAUSE = 0.5  # seconds until it is tried again whether there are descriptors
 _REMEMBERED_DECISIONS = 1000
 
 _Serve: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
@@ -124,8 +126,15 @@ class ParentInstance:
         self._loop.add_reader(listener, self._accept, listener, serve)
 
     def _accept(self, listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-        with suppress(OSError):  # whoever called has gone again
+        try:
             connection, _ = listener.accept()
+        except OSError as error:  # whoever called has gone again, or
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # There is no descriptor for him. He waits: a reader that stayed would be called at once, for ever.
+                self._loop.remove_reader(listener)
+                self._loop.call_later(_PAUSE, self._accept_at, listener, serve)
+            return
+        with suppress(OSError):
             serve(connection)
 
     def _in_task(self, serve: _Serve, connection: socket.socket) -> None:

@@ -110,6 +110,7 @@ class _Pair:
         on_close: Callable[[_Pair], None],
     ) -> None:
         self.loop = loop
+        self.client = client
         self._both = (client, enclave)
         self._on_close = on_close
         self._ways = 2
@@ -165,8 +166,11 @@ class _Way:
             left = piece[self._sink.send(piece) :]
         except BlockingIOError:
             left = piece
-        except OSError:  # the sink reads no more, and may have said why: the other direction ends by itself
-            self._end()
+        except OSError:
+            if self._sink is self._pair.client:
+                self._pair.close()  # an enclave that sends, and does not read meanwhile, would wait for it for ever
+            else:
+                self._end()  # an enclave that reads no more may have said why: that still goes to its client
             return
         if left and not self._waiting:
             self._loop.remove_reader(self._source)
