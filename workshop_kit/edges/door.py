@@ -1,4 +1,4 @@
-"""Who may come in by the client proxy's port: programs of this machine, and no page of another site's.
+"""Who may come in by the client proxy's port: programs of this machine, and no page of another site's (SPEC, P-3).
 
 A browser lets any page send requests to localhost. It says whose page it was in `Origin` and `Sec-Fetch-Site`, and a
 name that was made to resolve to this machine (DNS rebinding) stands in `Host`; a page can write none of the three.
