@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from asking import KINDS, client_of
+from asking import KINDS, PATIENCE, client_of
 from between import between
 from processes import descendants, until
 from running import Running, running
@@ -287,6 +288,14 @@ def test_an_answer_goes_on_after_the_requests_end(client: Any, kind: str) -> Non
         assert b"".join(pieces) == b", and more"
 
 
+def nothing_until(event: threading.Event) -> Iterator[bytes]:
+    """What a body says that has nothing to say yet."""
+    end = time.monotonic() + PATIENCE
+    while not event.is_set():
+        assert time.monotonic() < end, "the answer did not have its turn"
+        yield b""
+
+
 @transports
 def test_an_answer_begins_before_the_requests_end(client: Any) -> None:
     """A program that waits for its own answer in the middle of its request: nothing holds either back."""
@@ -294,8 +303,7 @@ def test_an_answer_begins_before_the_requests_end(client: Any) -> None:
 
     def body() -> Iterator[bytes]:
         yield b"question"
-        while not answered.is_set():
-            yield b""  # nothing yet
+        yield from nothing_until(answered)
         yield b", question"
 
     with client.stream("POST", "/echo", content=body()) as response:
@@ -310,8 +318,7 @@ def test_an_answer_may_begin_before_the_request_has_a_body_at_all(client: Any) -
     answered = threading.Event()
 
     def body() -> Iterator[bytes]:
-        while not answered.is_set():
-            yield b""
+        yield from nothing_until(answered)
         yield b"question"
 
     with client.stream("POST", "/first_sends?1", content=body()) as response:
