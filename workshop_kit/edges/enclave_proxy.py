@@ -130,6 +130,7 @@ class EnclaveProxy:
         except RemoteProtocolError as error:
             return await _say(call, 400, str(error))
         response = SealedResponse(exchange, call, head.method)
+        call.on_gone = _ending(call)
         # Counted from here on: before a record has opened, a stranger could use up the room.
         with self._sessions.exchange(opened) as room:
             if not room:
@@ -181,6 +182,19 @@ class EnclaveProxy:
             "server": ("enclave", self._rules.port),
             "state": self.state.copy(),
         }
+
+
+def _ending(call: Call) -> Callable[[], None]:
+    """What ends an answer under way whose client goes: an app that only sends learns it with its next piece, and one that
+    waits for an event never. Before its answer has begun, it goes on with what it was asked to do."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    def end() -> None:
+        if call.status and not call.answered and not call.listening:
+            task.cancel()
+
+    return end
 
 
 async def _say(call: Call, status: int, text: str) -> None:

@@ -91,6 +91,11 @@ class Call:
             await self._change()
         return self.at_hand()
 
+    @property
+    def listening(self) -> bool:
+        """Whether somebody waits in `receive` or `disconnected`, who learns by himself that the client has gone."""
+        return self._reader is not None
+
     def at_hand(self) -> bytes:
         """A piece of the body that is here already, or b""."""
         if not self._pieces:
