@@ -124,7 +124,7 @@ def test_an_enclave_is_given_no_secret_by_name_argument_or_open_file(enclave: Ru
     assert level == "namespaces"
     assert len(descriptors) == 5
     assert all(descriptor.isdigit() for descriptor in descriptors)
-    assert found["files"] == []
+    assert set(found["files"]) <= {"/dev/null"}  # a descriptor that uvloop keeps in reserve
 
 
 def ask(enclave: Running, request: bytes) -> bytes:

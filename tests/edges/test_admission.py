@@ -106,9 +106,10 @@ def test_a_session_in_which_an_exchange_runs_is_in_use(sessions: OpenSessions, c
 
 def test_what_has_lapsed_is_let_go_though_nobody_asks_for_it(sessions: OpenSessions, clock: Clock) -> None:
     """Keys that serve nobody are nobody's to steal."""
-    for number in range(10):
-        sessions.keep(session(number), ALICE)
-    with sessions.exchange(found(sessions, 0)):  # though the one unused for longest still runs
+    sessions.keep(session(0), ALICE)
+    with sessions.exchange(found(sessions, 0)):  # it is the one unused for longest, and in use
+        for number in range(1, 10):
+            sessions.keep(session(number), ALICE)
         clock.time += 16 * MINUTE
         sessions.keep(session(10), ALICE)
         assert len(sessions) == 2
@@ -173,7 +174,7 @@ def test_of_a_session_1024_exchanges_are_in_flight_and_no_more(proxied: Proxied)
         running = [asyncio.create_task(proxied.asking(b"GET\0/")) for _ in range(1024)]
         while len(proxied.seen) < 1024:
             await asyncio.sleep(0)
-        refused = await proxied.asking(b"GET\0/")
+        refused = await asyncio.wait_for(proxied.asking(b"GET\0/"), 20)
         assert refused.status == 503
         assert refused.body.startswith(b"expected at most 1024 requests of a session at once, got more")
         assert len(proxied.seen) == 1024
@@ -261,7 +262,7 @@ def test_a_user_waits_with_64_hellos_and_no_more(proxied: Proxied) -> None:
         hellos = [proxied.handshake().hello() for _ in range(65)]
         waiting = [asyncio.create_task(proxied.posting(carrier.HELLO_PATH, hello)) for hello in hellos[:64]]
         await asyncio.sleep(0)
-        refused = await proxied.posting(carrier.HELLO_PATH, hellos[64])
+        refused = await asyncio.wait_for(proxied.posting(carrier.HELLO_PATH, hellos[64]), 20)
         assert refused.status == 503
         assert b"retry-after: 1\r\n" in refused.head
         assert refused.body.count(b"\n") == 1

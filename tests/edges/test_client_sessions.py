@@ -11,8 +11,9 @@ from attested import World
 from pair import ASK, keys, user_key
 
 from workshop_kit.channel.session import CLIENT_LIMITS, ClientSession
+from workshop_kit.edges import http_connection
 from workshop_kit.edges.dialogue import Endpoint
-from workshop_kit.edges.sessions import Attesting, Idle, Sessions
+from workshop_kit.edges.sessions import KEPT, Attesting, Idle, Sessions
 from workshop_kit.errors import LocalProtocolError, RemoteProtocolError
 
 MINUTE = 60.0
@@ -152,6 +153,21 @@ def test_a_connection_that_was_closed_meanwhile_ends_the_session_that_it_carried
     idle.put(lines[1], new, reusable=True)
     assert idle.take() is None
     assert sessions.current is None
+
+
+def test_a_connection_that_was_idle_for_a_minute_is_not_used_and_its_session_is(sessions: Clocked) -> None:
+    """Else a request could meet the server's own time-out on its way, and nobody would know what became of it."""
+    idle: Idle[Line] = Idle(sessions)
+    session, lines = sessions.begin(), [Line(), Line()]
+    idle.put(lines[0], session, reusable=True)
+    sessions.time += 59
+    idle.put(lines[1], session, reusable=True)
+    sessions.time += 59
+    assert idle.take() is lines[1]
+    assert idle.take() is None
+    assert lines[0].closed
+    assert sessions.current is session
+    assert http_connection.IDLE >= KEPT + 10
 
 
 def test_closing_closes_what_is_idle(sessions: Clocked) -> None:

@@ -45,7 +45,7 @@ class AttestedSession:
         return result
 
     async def _handshake(self, stream: Stream, time_outs: TimeOuts) -> tuple[HandshakeDialogue, AppraisalResult]:
-        dialogue = self._sessions.handshake()
+        dialogue, time_outs = self._sessions.handshake(), time_outs.for_handshake
         await _send(stream, dialogue.request(), time_outs)
         while (result := dialogue.receive(await _receive(stream, time_outs))) is None:
             pass

@@ -82,9 +82,11 @@ class AttestedTransport(httpx.BaseTransport):
 
     def _handshake(self, connection: Connection) -> tuple[HandshakeDialogue, AppraisalResult]:
         dialogue = self._sessions.handshake()
+        time_outs, connection.time_outs = connection.time_outs, connection.time_outs.for_handshake
         connection.feed([dialogue.request()])
         while (result := dialogue.receive(connection.receive())) is None:
             pass
+        connection.time_outs = time_outs
         self._sessions.establish(dialogue, result)
         return dialogue, result
 

@@ -34,6 +34,11 @@ class TimeOuts:
         given = request.extensions.get("timeout", {})
         return cls(*(given.get(name, SILENCE) for name in ("connect", "read", "write")))
 
+    @property
+    def for_handshake(self) -> TimeOuts:
+        """The same, but not for ever: whoever waits as long as an app likes does not mean the enclave's silence."""
+        return TimeOuts(*(SILENCE if each is None else each for each in (self.connect, self.read, self.write)))
+
 
 def broken(error: OSError) -> str:
     return f"the connection to the enclave broke ({error})"

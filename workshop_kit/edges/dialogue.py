@@ -129,14 +129,9 @@ class ExchangeDialogue:
         self.asked = True
         return self._head(len(records)) + records
 
-    @property
-    def fits_a_record(self) -> bool:
-        """Whether the body is known to be short: then its first piece is worth waiting for."""
-        return self._length is not None and self._length <= MAX_DATA
-
     def is_whole(self, first: bytes) -> bool:
-        """Whether a short body that begins with `first` ends with it, and is sent by `whole`."""
-        return self.fits_a_record and self._length == len(first)
+        """Whether a body that begins with `first` ends with it, and is sent by `whole`."""
+        return self._length == len(first) <= MAX_DATA
 
     def start(self) -> bytes:
         """The carrier's head and the request's, with the body to follow in pieces."""

@@ -28,6 +28,8 @@ LIFETIME = 50 * 60.0
 """Seconds after which a client makes a new session: ten minutes before the enclave lets go of the old one."""
 UNUSED = 12 * 60.0
 """Seconds without a new request, likewise: three minutes before."""
+KEPT = 60.0
+"""Seconds that a connection may be idle. Servers close theirs a little later, perhaps while a request is on its way."""
 
 
 def utc_now() -> datetime:
@@ -64,7 +66,7 @@ class Sessions:
 
     def __init__(self, attesting: Attesting, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._attesting = attesting
-        self._clock = clock
+        self.clock = clock
         self._session: ClientSession | None = None
         self._ends = self._used = 0.0
 
@@ -81,13 +83,13 @@ class Sessions:
     def establish(self, dialogue: HandshakeDialogue, result: AppraisalResult) -> None:
         """From now on requests go into the session of this handshake, which `result` affirmed."""
         self._session = dialogue.session()
-        self._used = self._clock()
+        self._used = self.clock()
         self._ends = self._used + LIFETIME
         self._attesting.on_result(result)
 
     def exchange(self, head: RequestHead) -> ExchangeDialogue | None:
         """A place for one request in the session, or None where there must be a handshake first."""
-        session, now = self._session, self._clock()
+        session, now = self._session, self.clock()
         if session is None or session.exhausted or now >= min(self._ends, self._used + UNUSED):
             return None
         self._used = now
@@ -136,11 +138,11 @@ Connection = TypeVar("Connection", bound=Closable)
 
 
 class Idle(Generic[Connection]):
-    """Connections between two requests, each with the session that it carried last."""
+    """Connections between two requests, each with the session that it carried last, and since when."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._idle: list[tuple[Connection, ClientSession]] = []
+        self._idle: list[tuple[Connection, ClientSession, float]] = []
 
     def take(self) -> Connection | None:
         """One that is still open, or None.
@@ -150,16 +152,17 @@ class Idle(Generic[Connection]):
         """
         with suppress(IndexError):  # not "while self._idle": another thread may take the last one
             while True:
-                connection, session = self._idle.pop()
-                if connection.quiet:
+                connection, session, since = self._idle.pop()
+                if not connection.quiet:
+                    self._sessions.forget(session)
+                elif self._sessions.clock() < since + KEPT:
                     return connection
                 connection.close()
-                self._sessions.forget(session)
         return None
 
     def put(self, connection: Connection, session: ClientSession, *, reusable: bool) -> None:
         if reusable:
-            self._idle.append((connection, session))
+            self._idle.append((connection, session, self._sessions.clock()))
         else:
             connection.close()
 

@@ -149,8 +149,9 @@ def _die_with_the_hypervisor() -> None:
 
 
 def _look_for_garbage_again() -> None:
-    """`loader` stopped that. What has been made since stays for good, and is not looked through among requests."""
+    """`loader` stopped that. What has been made since counts as old: else all of it would be looked through at once."""
     gc.freeze()
+    gc.unfreeze()
     gc.enable()
 
 
