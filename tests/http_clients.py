@@ -16,7 +16,6 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import httpx
-import urllib3
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -85,6 +84,8 @@ def _content(case: Case) -> bytes | Iterator[bytes] | None:
 
 
 def by_urllib3(base: str, case: Case) -> Answer:
+    import urllib3
+
     with urllib3.PoolManager(timeout=20, retries=False) as pool:
         fields = urllib3.HTTPHeaderDict(case.fields)
         body = case.pieces if case.chunked else case.body

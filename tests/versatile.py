@@ -19,6 +19,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 DATA = bytes(range(256)) * 40
 TEXT = ("what an app says, over and over\n" * 200).encode()
@@ -176,9 +177,16 @@ async def open_gate(_: Request) -> Response:
     return PlainTextResponse("open")
 
 
-async def upper(request: Request) -> Response:
-    """Each piece comes back as it arrives."""
-    return StreamingResponse(piece.upper() async for piece in request.stream())
+class Upper:
+    """Each piece comes back as it arrives: an ASGI app, since Starlette's own streams read ahead for a disconnect."""
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        more = True
+        while more:
+            message = await receive()
+            more = message.get("more_body", False)
+            await send({"type": "http.response.body", "body": message.get("body", b"").upper(), "more_body": more})
 
 
 async def gone(_: Request) -> Response:
@@ -204,7 +212,7 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE", "HEAD", 
 ODD_PATHS = ("/caf\xe9", "/x+y;z,2@:$&'()!~", "/\u0436\U0001f980")
 """Decoded, as routes and manifests have them."""
 
-ROUTES = {
+ROUTES: dict[str, Any] = {
     "/echo": echo,
     "/form": form,
     "/status": status,
@@ -223,7 +231,7 @@ ROUTES = {
     "/empty": empty,
     "/gated": gated,
     "/open": open_gate,
-    "/upper": upper,
+    "/upper": Upper(),
     "/gone": gone,
     "/swallow": swallow,
     "/folder/": echo,

@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx
 import pytest
-import urllib3
 import uvicorn
 import versatile
 from http_clients import CLIENTS, Answer, Case
@@ -31,13 +30,9 @@ from services import make_service
 
 from workshop_kit.edges.serving import bind, port_of
 
-ABSENT = {
-    name: f"{program} is not installed here"
-    for name in CLIENTS
-    for program in [name.split()[0]]
-    if (program == "curl" and shutil.which("curl") is None)
-    or (program == "requests" and importlib.util.find_spec("requests") is None)
-}
+ABSENT = {} if shutil.which("curl") else dict.fromkeys(("curl", "curl --http2", "curl --http1.0"), "curl")
+ABSENT |= {name: name for name in ("requests", "urllib3") if importlib.util.find_spec(name) is None}
+"""Clients that are not installed here; JupyterLab brings the two libraries."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,11 @@ class Places:
 
 
 def requests() -> Any:
-    """The library of that name, which JupyterLab brings."""
     return pytest.importorskip("requests")
+
+
+def urllib3() -> Any:
+    return pytest.importorskip("urllib3")
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +193,7 @@ UNSAID: dict[tuple[str, str], str] = {
 @pytest.mark.parametrize("client", CLIENTS)
 def test_an_answer_is_the_one_that_plain_uvicorn_gives(places: Places, client: str, case: str) -> None:
     if client in ABSENT:
-        pytest.skip(ABSENT[client])
+        pytest.skip(f"{ABSENT[client]} is not installed here")
     if (client, case) in UNSAID:
         pytest.skip(UNSAID[client, case])
     asked = CASES[case]
@@ -212,7 +210,7 @@ def test_an_answer_is_the_one_that_plain_uvicorn_gives(places: Places, client: s
 
 def curl(*arguments: str) -> bytes:
     if "curl" in ABSENT:
-        pytest.skip(ABSENT["curl"])
+        pytest.skip("curl is not installed here")
     command = ["curl", "--silent", "--show-error", "--fail", "--max-time", "20", *arguments]
     return subprocess.run(command, capture_output=True, check=True).stdout
 
@@ -222,7 +220,7 @@ def test_what_the_app_compressed_is_unpacked_by_whoever_asked_for_it(places: Pla
         assert curl("--compressed", places.enclave + path) == versatile.TEXT
         assert httpx.get(places.enclave + path).content == versatile.TEXT
         assert requests().get(places.enclave + path, timeout=20).content == versatile.TEXT
-        assert urllib3.request("GET", places.enclave + path).data == versatile.TEXT
+        assert urllib3().request("GET", places.enclave + path).data == versatile.TEXT
 
 
 @pytest.mark.parametrize("path", ["/redirect?to=/echo%3Fa=b&code=302", "/redirect/by/name", "/folder"])
@@ -232,7 +230,7 @@ def test_redirects_of_an_app_stay_at_the_address_where_it_was_asked(places: Plac
         json.loads(curl("--location", places.enclave + path)),
         httpx.get(places.enclave + path, follow_redirects=True).json(),
         requests().get(places.enclave + path, timeout=20).json(),
-        urllib3.request("GET", places.enclave + path).json(),
+        urllib3().request("GET", places.enclave + path).json(),
     ):
         assert answer["method"] == "GET"
         assert ["host", places.enclave.removeprefix("http://")] in answer["headers"]
@@ -270,7 +268,7 @@ def test_forms_with_files_arrive_part_by_part(places: Places, tmp_path: Path) ->
     found.append(httpx.post(url, data={"text": "a b&c"}, files={"file": (file.name, LARGE, "image/png")}).json())
     files = {"file": (file.name, LARGE, "image/png")}
     found.append(requests().post(url, data={"text": "a b&c"}, files=files, timeout=20).json())
-    found.append(urllib3.request("POST", url, fields={"text": "a b&c", **files}).json())
+    found.append(urllib3().request("POST", url, fields={"text": "a b&c", **files}).json())
     for text, sent in found:
         assert text["sha256"] == hashlib.sha256(b"a b&c").hexdigest()
         assert 'name="text"' in text["disposition"]
@@ -284,7 +282,7 @@ def quoted(file: Path) -> str:
 
 
 def test_threads_share_a_pool_of_kept_connections(places: Places) -> None:
-    with urllib3.PoolManager(maxsize=8, block=True, timeout=20) as pool, ThreadPoolExecutor(16) as threads:
+    with urllib3().PoolManager(maxsize=8, block=True, timeout=20) as pool, ThreadPoolExecutor(16) as threads:
         sizes = list(range(1000, 1200))
         asked = threads.map(lambda size: pool.request("GET", f"{places.enclave}/download?size={size}").data, sizes)
         assert [len(body) for body in asked] == sizes

@@ -143,6 +143,9 @@ class FakeTransport:
     def is_closing(self) -> bool:
         return self.aborted
 
+    def writelines(self, data: object) -> None:
+        """Nothing is written here."""
+
     def close(self) -> None:
         """Once all is sent."""
 

@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._alarm = Alarm(self._loop, self._too_long)
         self._reader = RequestReader(self)
         self._transport: Any = None
+        self._send: Callable[[tuple[bytes, ...]], None] = lambda _: None
         self._calls: deque[Call] = deque()  # the first one's handler runs
         self._answered = False  # the first one's response is whole and has gone
         self._refused: BadRequestError | None = None  # what is behind these calls: nothing more is read
@@ -72,7 +73,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, *data: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.writelines(data)
+            self._send(data)
 
     async def drain(self) -> None:
         while self._writer is not None and not self._lost:
@@ -203,6 +204,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        # asyncio's own, from 3.12 on, takes any number of lines without a word that it is full (cpython 136234).
+        joins = type(transport).__module__.startswith("asyncio.")
+        self._send = (lambda data: self._transport.write(b"".join(data))) if joins else self._transport.writelines
         if self._server.admit(self):
             self._expect(IDLE)
         else:
