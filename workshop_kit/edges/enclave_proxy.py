@@ -185,8 +185,8 @@ class EnclaveProxy:
 
 
 def _ending(call: Call) -> Callable[[], None]:
-    """What ends an answer under way whose client goes: an app that only sends learns it with its next piece, and one that
-    waits for an event never. Before its answer has begun, it goes on with what it was asked to do."""
+    """What ends an answer under way whose client goes: an app that only sends learns it with its next piece, and one
+    that waits for an event never. Before its answer has begun, it goes on with what it was asked to do."""
     task = asyncio.current_task()
     assert task is not None
 
