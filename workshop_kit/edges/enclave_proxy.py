@@ -130,7 +130,8 @@ class EnclaveProxy:
         except RemoteProtocolError as error:
             return await _say(call, 400, str(error))
         response = SealedResponse(exchange, call, head.method)
-        call.on_gone = _ending(call)
+        if not head.asks_for_websocket:  # there a client's going is an event, which its app is told
+            call.on_gone = _ending(call)
         # Counted from here on: before a record has opened, a stranger could use up the room.
         with self._sessions.exchange(opened) as room:
             if not room:
