@@ -80,7 +80,6 @@ async def cookies(_: Request) -> Response:
     response.set_cookie("first", "1", httponly=True)
     response.set_cookie("second", "2; and more", path="/", samesite="strict")
     response.set_cookie("third", "3", max_age=60)
-    response.delete_cookie("fourth")
     return response
 
 

@@ -70,7 +70,7 @@ class Call:
         self.keeps = keeps
         self._pieces: deque[bytes] = deque()
         self.waiting = 0
-        self._reader: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._chunked = False
         self.on_gone: Callable[[], None] = lambda: None
 
@@ -94,7 +94,7 @@ class Call:
     @property
     def listening(self) -> bool:
         """Whether somebody waits in `receive` or `disconnected`, who learns by himself that the client has gone."""
-        return self._reader is not None
+        return bool(self._waiters)
 
     def at_hand(self) -> bytes:
         """A piece of the body that is here already, or b""."""
@@ -125,11 +125,13 @@ class Call:
             await self._change()
 
     async def _change(self) -> None:
-        self._reader = asyncio.get_running_loop().create_future()
+        """Until something is new; several tasks of an app's may wait for that."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
-            await self._reader
+            await waiter
         finally:
-            self._reader = None
+            self._waiters.remove(waiter)
 
     async def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
         """The whole response, with a content-length where it lacks one."""
@@ -210,5 +212,6 @@ class Call:
             self.on_gone()
 
     def wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -58,12 +58,14 @@ class SealedRequest:
             ConnectionResetError: the client has gone before.
         """
         await self._some()
+        if not self._records:
+            return Record(end=True)  # another task of the app's has taken the last one meanwhile
         record = self._records.popleft()
         self._told = record.end
         return record
 
     async def _some(self) -> None:
-        while not self._records:
+        while not (self._records or self._opener.ended):
             self._records.extend(self._opener.receive(await self._call.receive()))
 
     async def receive(self) -> Message:
